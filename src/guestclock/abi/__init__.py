@@ -1,0 +1,1 @@
+"""Byte layouts and numbers of the interfaces: pvclock page, ioctls, MSRs, CPUID. Standard library only."""

@@ -1,0 +1,53 @@
+"""How operations and their answers enter the trace: the same for the model and for real ioctls."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from guestclock.kvm.api import (
+    ClockReading,
+    KvmError,
+    Note,
+    Op,
+    Peek,
+    ReadClocks,
+    ReadHostClock,
+    Run,
+)
+from guestclock.sim.trace import Emit, Event
+
+
+def as_json(answer: Any) -> Any:
+    """An answer of `kvm.api` as JSON values."""
+    if is_dataclass(answer) and not isinstance(answer, type):
+        return asdict(answer)
+    if isinstance(answer, list | tuple):
+        return [as_json(a) for a in answer]
+    return answer
+
+
+def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any) -> None:
+    """Emits what became of `op`: one `op` event, or the reading that it was for.
+
+    answer: what the executor returned, or the KvmError it raised.
+    """
+    vcpu: int | None = getattr(op, "vcpu", None)
+    if isinstance(op, Note):
+        emit(Event(op.kind, op.name_, start_ps, end_ps, None, dict(op.data)))
+        return
+    if isinstance(answer, KvmError):
+        emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "error": answer.errno}))
+        return
+    if isinstance(op, Peek):
+        emit(Event("peek", "clocks", start_ps, end_ps, vcpu, as_json(answer)))
+        return
+    if isinstance(op, ReadHostClock):
+        emit(Event("host", op.clock, start_ps, end_ps, None, {"value": answer}))
+        return
+    emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "result": as_json(answer)}))
+    if isinstance(op, Run):
+        for action, got in zip(op.actions, answer, strict=True):
+            if isinstance(action, ReadClocks):
+                assert isinstance(got, ClockReading)
+                emit(Event("guest", "clocks", start_ps, end_ps, vcpu, as_json(got)))
