@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
 from typing import Any
 
 from guestclock.sim.checkpoint import Checkpoint
 from guestclock.sim.timeline import Timeline
 
 Actor = Coroutine[Checkpoint, None, Any]
+Step = Callable[[None], Checkpoint]
 
 
 class Deadlock(Exception):
     """Every actor that is left waits for something that no other one will do."""
+
+
+def _actor(step: Step) -> Actor:
+    """The coroutine whose `send` this is."""
+    return step.__self__  # type: ignore[attr-defined,no-any-return]
 
 
 class Scheduler:
@@ -27,9 +34,9 @@ class Scheduler:
         self.steps = 0
         self._draw: Callable[[], int] | None = None if isinstance(step_ps, int) else step_ps
         self._step_ps: int = step_ps if isinstance(step_ps, int) else 0
-        self._ready: list[tuple[int, int, Actor]] = []
-        self._waiting: list[tuple[int, Actor, Checkpoint, int | None]] = []
-        self._serial = 0
+        self._ready: list[tuple[int, int, Step]] = []
+        self._waiting: list[tuple[int, Step, Checkpoint]] = []
+        self._serial = count()
         self._alive = 0
         self._daemons: set[Actor] = set()
         self._names: dict[Actor, str] = {}
@@ -41,69 +48,62 @@ class Scheduler:
             self._daemons.add(actor)
         else:
             self._alive += 1
-        self._push(self.timeline.now_ps, actor)
+        heappush(self._ready, (self.timeline.now_ps, next(self._serial), actor.send))
 
     def run(self) -> None:
         """Until every actor that is not a daemon has ended. Raises Deadlock if that cannot happen."""
-        timeline, ready, waiting = self.timeline, self._ready, self._waiting
-        step_ps, draw, serial, steps = self._step_ps, self._draw, self._serial, 0
-        push = heappush
+        timeline, ready, waiting, serial = self.timeline, self._ready, self._waiting, self._serial
+        step_ps, draw, steps = self._step_ps, self._draw, 0
         try:
             while self._alive:
                 if not ready:
                     raise Deadlock(self._who_waits())
-                at_ps, _, actor = heappop(ready)
+                # The first entry stays on the heap while its actor runs: whatever is pushed meanwhile is due later.
+                at_ps, _, step = ready[0]
                 if at_ps > timeline.now_ps:
                     timeline.now_ps = at_ps
-                self._serial = serial
-                try:
-                    point = actor.send(None)
-                except StopIteration:
-                    self._end(actor)
-                    serial = self._serial
-                else:
-                    serial = self._serial + 1
-                    if point.until is None:
-                        delay = point.delay_ps
-                        if delay is None:
-                            delay = step_ps if draw is None else draw()
-                        push(ready, (timeline.now_ps + delay, serial, actor))
-                    else:
-                        deadline = None if point.delay_ps is None else timeline.now_ps + point.delay_ps
-                        if deadline is not None:
-                            push(ready, (deadline, serial, actor))
-                        waiting.append((serial, actor, point, deadline))
                 steps += 1
+                try:
+                    point = step(None)
+                except StopIteration:
+                    heappop(ready)
+                    self._end(_actor(step))
+                else:
+                    _, until, delay_ps = point
+                    if until is None:
+                        if delay_ps is None:
+                            delay_ps = step_ps if draw is None else draw()
+                        heapreplace(ready, (timeline.now_ps + delay_ps, next(serial), step))
+                    else:
+                        number = next(serial)
+                        if delay_ps is None:
+                            heappop(ready)
+                        else:
+                            heapreplace(ready, (timeline.now_ps + delay_ps, number, step))
+                        waiting.append((number, step, point))
                 if waiting:
-                    self._serial = serial
                     self._wake()
-                    serial = self._serial
         finally:
-            self._serial = serial
             self.steps += steps
-            if not self._alive:
-                self._close()
-
-    def _push(self, at_ps: int, actor: Actor) -> None:
-        self._serial += 1
-        heappush(self._ready, (at_ps, self._serial, actor))
+            self._close()
 
     def _wake(self) -> None:
-        """Actors whose guard has become true are ready; one that timed out just leaves the waiting list."""
+        """Actors whose guard has become true are ready; one that timed out has left the heap and just stops waiting."""
         still = []
-        now = self.timeline.now_ps
         for entry in self._waiting:
-            serial, actor, point, deadline = entry
-            if deadline is not None and not any(s == serial for _, s, _ in self._ready):
-                continue  # its deadline has passed and it has been resumed
-            assert point.until is not None
-            if point.until():
-                if deadline is not None:
-                    self._ready[:] = [e for e in self._ready if e[1] != serial]
-                    self._ready.sort()
-                self._push(now + (self._step_ps if self._draw is None else self._draw()), actor)
-            else:
+            number, step, (_, until, timeout_ps) = entry
+            timed = timeout_ps is not None
+            if timed and not any(n == number for _, n, _ in self._ready):
+                continue
+            assert until is not None
+            if not until():
                 still.append(entry)
+                continue
+            if timed:
+                self._ready[:] = [e for e in self._ready if e[1] != number]
+                heapify(self._ready)
+            delay_ps = self._step_ps if self._draw is None else self._draw()
+            heappush(self._ready, (self.timeline.now_ps + delay_ps, next(self._serial), step))
         self._waiting[:] = still
 
     def _end(self, actor: Actor) -> None:
@@ -114,7 +114,7 @@ class Scheduler:
             self._alive -= 1
 
     def _who_waits(self) -> str:
-        told = [f"{self._names[a]} waits at {p.label!r}" for _, a, p, _ in self._waiting]
+        told = [f"{self._names[_actor(s)]} waits at {p[0]!r}" for _, s, p in self._waiting]
         return "; ".join(told) or "no actor can go on"
 
     def _close(self) -> None:

@@ -1,0 +1,41 @@
+# make run    the main job: a thread's question, answered by the model and by every real kernel this machine can give
+# make test   the fast tests: no root, no KVM, no QEMU needed (tests on /dev/kvm run where it answers, and say so where not)
+# make lab    the tests on real kernels under QEMU (needs Debian's qemu-system-x86)
+# make mutants, make bench
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: install run test lint lab mutants bench clean
+install: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; say make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(READY)
+
+run: install
+	$(BIN)/guestclock run threads/2023-masterclock --on all --figure out/2023-masterclock.png
+
+lint: install
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+test: install lint
+	@command -v cc >/dev/null || { echo "make test: no C compiler (cc): the arithmetic's oracle is compiled by the tests; Debian package gcc with libc6-dev"; exit 1; }
+	$(BIN)/pytest -m 'not lab'
+
+lab: install
+	$(BIN)/pytest -m lab
+
+mutants: install
+	$(BIN)/python -m tests.mutants
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis
