@@ -93,7 +93,8 @@ class Scheduler:
         for entry in self._waiting:
             number, step, (_, until, timeout_ps) = entry
             timed = timeout_ps is not None
-            if timed and not any(n == number for _, n, _ in self._ready):
+            deadline_ps = next((at for at, n, _ in self._ready if n == number), None) if timed else None
+            if timed and deadline_ps is None:
                 continue
             assert until is not None
             if not until():
@@ -102,8 +103,10 @@ class Scheduler:
             if timed:
                 self._ready[:] = [e for e in self._ready if e[1] != number]
                 heapify(self._ready)
-            delay_ps = self._step_ps if self._draw is None else self._draw()
-            heappush(self._ready, (self.timeline.now_ps + delay_ps, next(self._serial), step))
+            at_ps = self.timeline.now_ps + (self._step_ps if self._draw is None else self._draw())
+            if deadline_ps is not None and at_ps > deadline_ps:
+                at_ps = deadline_ps
+            heappush(self._ready, (at_ps, next(self._serial), step))
         self._waiting[:] = still
 
     def _end(self, actor: Actor) -> None:

@@ -72,12 +72,24 @@ class Trace:
                         raise UserError(f"{name}: line 1: trace version {version}, this program reads {TRACE_VERSION}")
                     trace = cls(meta=record)
                 else:
-                    trace.events.append(Event(**record))
+                    trace.events.append(_checked(Event(**record)))
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{name}: line {number}: not an event of a guestclock trace ({error})") from None
         if trace is None:
             raise UserError(f"{name}: empty, expected a guestclock trace")
         return trace
+
+
+def _checked(event: Event) -> Event:
+    """The event, if its fields hold what their types say. Raises TypeError naming the first one that does not."""
+    if event.kind not in KINDS:
+        raise TypeError(f"kind {event.kind!r}, expected one of {', '.join(KINDS)}")
+    expected = (("name", str), ("start_ps", int), ("end_ps", int), ("vcpu", int | None), ("data", dict))
+    for name, kind in expected:
+        value = getattr(event, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+    return event
 
 
 Emit = Callable[[Event], None]

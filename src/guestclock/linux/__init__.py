@@ -1,0 +1,19 @@
+"""A Linux kernel's own time: clocksources, the timekeeper, the timer wheel. Hosts and guests alike."""
+
+from guestclock.linux.clocksource import (
+    CLOCKSOURCES,
+    VCLOCK_HVCLOCK,
+    VCLOCK_NONE,
+    VCLOCK_PVCLOCK,
+    VCLOCK_TSC,
+    Clocksource,
+    clocksource,
+)
+from guestclock.linux.ntp import Ntp, adjtimex_freq, tick_length
+from guestclock.linux.timekeeper import Timekeeper
+from guestclock.linux.timer_wheel import jiffies_at, wheel_expiry
+
+__all__ = [
+    "CLOCKSOURCES", "VCLOCK_HVCLOCK", "VCLOCK_NONE", "VCLOCK_PVCLOCK", "VCLOCK_TSC", "Clocksource", "Ntp",
+    "Timekeeper", "adjtimex_freq", "clocksource", "jiffies_at", "tick_length", "wheel_expiry",
+]  # fmt: skip

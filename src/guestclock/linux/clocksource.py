@@ -1,0 +1,100 @@
+"""Clocksources: a counter's rate as the kernel registers it, and what the vDSO and KVM may do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from guestclock.arith import U64_MAX
+from guestclock.errors import UserError
+
+VCLOCK_NONE, VCLOCK_TSC, VCLOCK_PVCLOCK, VCLOCK_HVCLOCK = range(4)
+
+_NSEC_PER_SEC = 1_000_000_000
+_MASK_32 = 2**32 - 1
+
+HPET_HZ = 14_318_180
+KVM_CLOCK_HZ = 1_000_000_000
+HYPERV_HZ = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Clocksource:
+    """struct clocksource, as far as time depends on it.
+
+    name: as in current_clocksource. freq, scale: registered at freq * scale Hz (scale 1000: by kHz). mult (u32) and
+    shift: ns = (cycles * mult) >> shift. mask: of the counter's width. rating: the highest valid one is chosen.
+    vclock_mode: VCLOCK_*, what may read it without the kernel; KVM's masterclock needs TSC or HVCLOCK.
+    """
+
+    name: str
+    freq: int
+    scale: int
+    mult: int
+    shift: int
+    mask: int
+    rating: int
+    vclock_mode: int
+
+    @property
+    def max_raw_delta(self) -> int:
+        """The longest step forward the accumulating side believes, cycles; beyond it, the counter went backwards.
+
+        7/8 of the counter's range since 6.13 (76031d9536a0, and stable 6.12); 1/2 before.
+        """
+        return (self.mask >> 1) + (self.mask >> 2) + (self.mask >> 3)
+
+    @property
+    def max_cycles(self) -> int:
+        """The longest delta whose product with mult (plus 11 % of slew) fits 64 bits; readers take 128 bits beyond."""
+        cycles = U64_MAX // (self.mult + self.mult * 11 // 100)
+        return cycles if cycles < self.mask else self.mask
+
+
+# name: freq (None: the machine's TSC), scale, mask, rating, vclock mode. Linux reads 32 bits of an HPET, always.
+CLOCKSOURCES: dict[str, tuple[int | None, int, int, int, int]] = {
+    "tsc": (None, 1000, U64_MAX, 300, VCLOCK_TSC),
+    "hpet": (HPET_HZ, 1, _MASK_32, 250, VCLOCK_NONE),
+    "kvm-clock": (KVM_CLOCK_HZ, 1, U64_MAX, 400, VCLOCK_PVCLOCK),
+    "hyperv": (HYPERV_HZ, 1, U64_MAX, 400, VCLOCK_HVCLOCK),
+}
+
+
+def clocksource(name: str, *, tsc_khz: int) -> Clocksource:
+    """The clocksource of that name on a machine whose TSC was calibrated to tsc_khz.
+
+    Raises UserError for a name that is not in CLOCKSOURCES.
+    """
+    if name not in CLOCKSOURCES:
+        close = get_close_matches(name, CLOCKSOURCES, 1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UserError(f"clocksource: unknown {name!r}{meant}, expected one of {', '.join(CLOCKSOURCES)}")
+    freq, scale, mask, rating, mode = CLOCKSOURCES[name]
+    rate = tsc_khz if freq is None else freq
+    mult, shift = mult_shift(rate, scale, mask)
+    return Clocksource(name, rate, scale, mult, shift, mask, rating, mode)
+
+
+def mult_shift(freq: int, scale: int, mask: int) -> tuple[int, int]:
+    """(mult, shift) of a counter registered at freq * scale Hz.
+
+    mask: of its width. A counter that wraps within 600 s needs to be converted without overflow only until then, so
+    a narrow one gets a finer mult than a wide one of the same rate; for 56 bits and more this is
+    `arith.clocksource_update_freq_scale()`.
+    Source: kernel/time/clocksource.c __clocksource_update_freq_scale(), clocks_calc_mult_shift(), v6.12.
+    """
+    assert 0 < freq < 2**32, freq
+    assert scale in (1, 1000), scale
+    seconds = mask // freq // scale or 1
+    if seconds > 600 and mask > _MASK_32:
+        seconds = 600
+    room = 32 - (seconds * scale * freq >> 32).bit_length()
+    mult, shift = 0, 0
+    for shift in range(32, 0, -1):
+        mult = ((_NSEC_PER_SEC // scale << shift) + freq // 2) // freq
+        if mult >> room == 0:
+            break
+    while mult + mult * 11 // 100 > _MASK_32:
+        mult >>= 1
+        shift -= 1
+    return mult, shift
