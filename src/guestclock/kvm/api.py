@@ -253,6 +253,10 @@ class Run(Op):
     vcpu: int
     actions: tuple[GuestAction, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        actions = [{"action": type(a).__name__, **asdict(a)} for a in self.actions]
+        return {"op": self.name, "vm": self.vm, "vcpu": self.vcpu, "actions": actions}
+
 
 @dataclass(frozen=True, slots=True)
 class Start(Op):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -27,17 +28,19 @@ def as_json(answer: Any) -> Any:
     return answer
 
 
-def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any) -> None:
+def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any, more: Mapping[str, Any] | None = None) -> None:
     """Emits what became of `op`: one `op` event, or the reading that it was for.
 
-    answer: what the executor returned, or the KvmError it raised.
+    answer: what the executor returned, or the KvmError it raised. more: what it knows besides (a write read back),
+    JSON values that go into the `op` event's data.
     """
+    beside = dict(more or {})
     vcpu: int | None = getattr(op, "vcpu", None)
     if isinstance(op, Note):
         emit(Event(op.kind, op.name_, start_ps, end_ps, None, dict(op.data)))
         return
     if isinstance(answer, KvmError):
-        emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "error": answer.errno}))
+        emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "error": answer.errno, **beside}))
         return
     if isinstance(op, Peek):
         emit(Event("peek", "clocks", start_ps, end_ps, vcpu, as_json(answer)))
@@ -45,7 +48,7 @@ def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any) -> None:
     if isinstance(op, ReadHostClock):
         emit(Event("host", op.clock, start_ps, end_ps, None, {"value": answer}))
         return
-    emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "result": as_json(answer)}))
+    emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "result": as_json(answer), **beside}))
     if isinstance(op, Run):
         for action, got in zip(op.actions, answer, strict=True):
             if isinstance(action, ReadClocks):

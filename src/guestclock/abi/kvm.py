@@ -1,0 +1,210 @@
+"""Layouts of KVM's ioctl arguments on x86-64, as far as clocks and a tiny guest need them.
+
+Source: include/uapi/linux/kvm.h, arch/x86/include/uapi/asm/kvm.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from struct import Struct, unpack_from
+from typing import ClassVar
+
+_CLOCK_DATA = Struct("<QIIQQ16x")
+_MSRS = Struct("<IIIIQ")
+_REGS = Struct("<18Q")
+_REGION = Struct("<IIQQQ")
+_DEVICE_ATTR = Struct("<IIQQ")
+_SEGMENT = Struct("<QIH10B")
+
+
+@dataclass(frozen=True, slots=True)
+class KvmClockData:
+    """struct kvm_clock_data, 48 bytes: clock u64 ns, flags u32, realtime u64 ns, host_tsc u64."""
+
+    clock: int
+    flags: int = 0
+    realtime: int = 0
+    host_tsc: int = 0
+
+    SIZE: ClassVar[int] = _CLOCK_DATA.size
+
+    def pack(self) -> bytes:
+        return _CLOCK_DATA.pack(self.clock, self.flags, 0, self.realtime, self.host_tsc)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> KvmClockData:
+        clock, flags, _, realtime, host_tsc = _CLOCK_DATA.unpack(raw)
+        return cls(clock, flags, realtime, host_tsc)
+
+
+@dataclass(frozen=True, slots=True)
+class KvmOneMsr:
+    """struct kvm_msrs with one struct kvm_msr_entry: index u32, data u64."""
+
+    index: int
+    data: int = 0
+
+    SIZE: ClassVar[int] = _MSRS.size
+
+    def pack(self) -> bytes:
+        return _MSRS.pack(1, 0, self.index, 0, self.data)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> KvmOneMsr:
+        _, _, index, _, data = _MSRS.unpack(raw)
+        return cls(index, data)
+
+
+@dataclass(frozen=True, slots=True)
+class KvmRegs:
+    """struct kvm_regs, 144 bytes, all u64. rflags bit 1 is always 1."""
+
+    rax: int = 0
+    rbx: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    rsp: int = 0
+    rbp: int = 0
+    r8: int = 0
+    r9: int = 0
+    r10: int = 0
+    r11: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    rip: int = 0
+    rflags: int = 2
+
+    SIZE: ClassVar[int] = _REGS.size
+
+    def pack(self) -> bytes:
+        return _REGS.pack(*(getattr(self, f.name) for f in fields(self)))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> KvmRegs:
+        return cls(*_REGS.unpack(raw))
+
+
+class KvmSregs:
+    """struct kvm_sregs, 312 bytes, changed in place: only segments are set, the rest stays as the reset left it."""
+
+    SIZE: ClassVar[int] = 312
+    SEGMENTS: ClassVar[dict[str, int]] = {name: 24 * i for i, name in enumerate(("cs", "ds", "es", "fs", "gs", "ss"))}
+    CR0_OFFSET: ClassVar[int] = 24 * 8 + 16 * 2
+
+    def __init__(self, raw: bytes) -> None:
+        assert len(raw) == self.SIZE
+        self._raw = bytearray(raw)
+
+    def set_real_mode_segment(self, name: str, selector: int) -> None:
+        """What loading `selector` in real mode does: base selector * 16; limit and access rights stay."""
+        offset = self.SEGMENTS[name]
+        base, limit, _, *rights = _SEGMENT.unpack_from(self._raw, offset)
+        base = selector << 4
+        _SEGMENT.pack_into(self._raw, offset, base, limit, selector, *rights)
+
+    def segment(self, name: str) -> tuple[int, int, int]:
+        """(base, limit, selector)."""
+        base, limit, selector, *_ = _SEGMENT.unpack_from(self._raw, self.SEGMENTS[name])
+        return base, limit, selector
+
+    @property
+    def cr0(self) -> int:
+        return int(unpack_from("<Q", self._raw, self.CR0_OFFSET)[0])
+
+    def pack(self) -> bytes:
+        return bytes(self._raw)
+
+
+@dataclass(frozen=True, slots=True)
+class KvmUserspaceMemoryRegion:
+    """struct kvm_userspace_memory_region, 32 bytes."""
+
+    slot: int
+    guest_phys_addr: int
+    memory_size: int
+    userspace_addr: int
+    flags: int = 0
+
+    SIZE: ClassVar[int] = _REGION.size
+
+    def pack(self) -> bytes:
+        return _REGION.pack(self.slot, self.flags, self.guest_phys_addr, self.memory_size, self.userspace_addr)
+
+
+@dataclass(frozen=True, slots=True)
+class KvmDeviceAttr:
+    """struct kvm_device_attr, 24 bytes. addr: where the value is in this process, u64."""
+
+    group: int
+    attr: int
+    addr: int
+    flags: int = 0
+
+    SIZE: ClassVar[int] = _DEVICE_ATTR.size
+
+    def pack(self) -> bytes:
+        return _DEVICE_ATTR.pack(self.flags, self.group, self.attr, self.addr)
+
+
+class KvmRun:
+    """Offsets in struct kvm_run, the page shared with the kernel by mmap of a vCPU."""
+
+    IMMEDIATE_EXIT: ClassVar[int] = 1
+    EXIT_REASON: ClassVar[int] = 8
+    IF_FLAG: ClassVar[int] = 13
+    FLAGS: ClassVar[int] = 14
+    CR8: ClassVar[int] = 16
+    APIC_BASE: ClassVar[int] = 24
+    UNION: ClassVar[int] = 32
+    INTERNAL_SUBERROR: ClassVar[int] = 32
+    FAIL_ENTRY_REASON: ClassVar[int] = 32
+
+    @staticmethod
+    def exit_reason(page: bytes) -> int:
+        return int(unpack_from("<I", page, KvmRun.EXIT_REASON)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class HvReferenceTscPage:
+    """Hyper-V's reference TSC page, the fields at its beginning: sequence u32 (0: invalid), scale u64, offset s64.
+
+    Reference time in 100 ns = ((tsc * scale) >> 64) + offset. Source: include/hyperv/hvgdk.h ms_hyperv_tsc_page.
+    """
+
+    sequence: int
+    scale: int
+    offset: int
+
+    _LAYOUT: ClassVar[Struct] = Struct("<IIQq")
+    SIZE: ClassVar[int] = _LAYOUT.size
+
+    def pack(self) -> bytes:
+        return self._LAYOUT.pack(self.sequence, 0, self.scale, self.offset)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> HvReferenceTscPage:
+        sequence, _, scale, offset = cls._LAYOUT.unpack(raw)
+        return cls(sequence, scale, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class XenSharedInfoTime:
+    """Where a 64-bit Xen guest finds time: in shared_info (wall clock, its high second) and in vcpu_info."""
+
+    WALL_CLOCK: ClassVar[int] = 0xC00
+    WALL_CLOCK_SEC_HI: ClassVar[int] = 0xC0C
+    WALL_CLOCK_32: ClassVar[int] = 0x900
+    WALL_CLOCK_SEC_HI_32: ClassVar[int] = 0x924
+    VCPU_INFO_TIME: ClassVar[int] = 32
+
+
+KVM_XEN_ATTR_TYPE_SHARED_INFO = 1
+
+
+def pack_xen_shared_info(gfn: int) -> bytes:
+    """struct kvm_xen_hvm_attr, 72 bytes, of type SHARED_INFO: the guest frame of the page, u64."""
+    return Struct("<H6xQ56x").pack(KVM_XEN_ATTR_TYPE_SHARED_INFO, gfn)
