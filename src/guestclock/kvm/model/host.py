@@ -1,0 +1,101 @@
+"""The KVM of one host: what it stands on, what it is able to do, and how the model reports."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from guestclock.arith import scale_tsc
+from guestclock.kvm.model.profile import Profile, timer_expiry
+from guestclock.kvm.model.state import KvmState, VmTime
+from guestclock.linux.timer_wheel import jiffies_at, wheel_expiry
+from guestclock.machine import Machine
+from guestclock.sim import PS_PER_NS, PS_PER_S, Checkpoint, Emit, Event
+
+
+class Spawner(Protocol):
+    """What KVM needs of a scheduler: kernel workers and vCPU threads are its daemons."""
+
+    def spawn(self, name: str, actor: Coroutine[Checkpoint, None, Any], *, daemon: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvmOptions:
+    """How this KVM and its VMs are set up, beyond what the machine and the kernel say.
+
+    kvmclock_periodic_sync: the module parameter (kernels up to 6.18).
+    guest_tsc_adjust: the guest's CPUID offers TSC_ADJUST (0x3b); otherwise the host's writes of it are ignored.
+    guest_tsc_protected: VMs are TDX, or SNP with secure TSC: KVM cannot move their TSC (kernels from 6.15 on).
+    xen_pvclock_tsc_unstable: KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE masks TSC_STABLE in Xen's pages.
+    """
+
+    kvmclock_periodic_sync: bool = True
+    guest_tsc_adjust: bool = True
+    guest_tsc_protected: bool = False
+    xen_pvclock_tsc_unstable: bool = False
+
+
+class KvmHost:
+    """One kvm module on one machine: shared by all its VMs."""
+
+    def __init__(
+        self, machine: Machine, profile: Profile, spawner: Spawner, emit: Emit | None, options: KvmOptions
+    ) -> None:
+        self.machine, self.profile, self.spawner, self.emit, self.options = machine, profile, spawner, emit, options
+        self.timeline = machine.timeline
+        self.state = KvmState()
+        self.vms: list[VmTime] = []
+        self.mutex_patience_ps: int | None = 86_400 * PS_PER_S
+        spec = machine.spec
+        self.has_tsc_control = spec.has_tsc_control
+        self.frac_bits = spec.tsc_scaling_frac_bits
+        self.one = 1 << self.frac_bits
+        self.max_ratio = spec.max_tsc_scaling_ratio
+        self.max_guest_tsc_khz = spec.max_guest_tsc_khz
+
+    def base_ns(self, cpu: int = 0) -> int:
+        """get_kvmclock_base_ns(): one read of the clock under kvmclock, ns."""
+        return self.machine.get_kvmclock_base_ns(self.profile.base_clock, cpu)
+
+    def scale(self, tsc: int, ratio: int) -> int:
+        """kvm_scale_tsc()."""
+        return tsc if ratio == self.one else scale_tsc(tsc, ratio, self.frac_bits)
+
+    @property
+    def tsc_clocksource(self) -> bool:
+        """gtod_is_based_on_tsc(): clocksource TSC (1) or Hyper-V's page (3)."""
+        mode = self.machine.vclock_mode
+        return mode == 1 or mode == 3
+
+    def timer_delay_ps(self, ns: int) -> int:
+        """How long a delayed work of nominally `ns` really sleeps, by this kernel's timer wheel; ps."""
+        if ns == 0:
+            return 0
+        hz = self.machine.spec.hz
+        uptime_ns = self.machine.spec.uptime_ns
+        now_ps = self.timeline.now_ps
+        jiffies = jiffies_at(uptime_ns + now_ps // PS_PER_NS, hz)
+        delay = -(-ns * hz // (PS_PER_S // PS_PER_NS))
+        expiry = self.profile.timer_expiry(jiffies, delay, hz)
+        fires_ps = (expiry - jiffies_at(0, hz)) * PS_PER_S // hz - uptime_ns * PS_PER_NS
+        return fires_ps - now_ps
+
+    def trace(self, name: str, vcpu: int | None, data: dict[str, Any]) -> None:
+        """Emits one tracepoint, if this kernel has it. Callers ask `emit is not None` first: text costs time."""
+        assert self.emit is not None
+        if name in self.profile.tracepoints:
+            now = self.timeline.now_ps
+            self.emit(Event("tracepoint", name, now, now, vcpu, data))
+
+
+@timer_expiry.rule(since="4.8", commit="500462a9de65")
+def far_timers_late(jiffies: int, delay: int, hz: int) -> int:
+    """The wheel of 4.8 and later: rounded up, the more the farther."""
+    return wheel_expiry(jiffies, delay, hz)
+
+
+@timer_expiry.rule(since="2.6.33")
+def timers_exact(jiffies: int, delay: int, hz: int) -> int:
+    """The cascading wheel before 4.8: at the jiffy asked for."""
+    return jiffies + delay

@@ -1,0 +1,157 @@
+"""MSRs about time: what the host and the guest read and write through them."""
+
+from __future__ import annotations
+
+from guestclock.arith import s64, u64
+from guestclock.errors import UserError
+from guestclock.kvm.model.host import KvmHost
+from guestclock.kvm.model.page import kvm_write_wall_clock
+from guestclock.kvm.model.profile import guest_tsc_write, system_time_write
+from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage
+from guestclock.kvm.model.tsc import (
+    adjust_tsc_offset_guest,
+    compute_l1_tsc_offset,
+    guest_tsc,
+    rdtsc,
+    read_l1_tsc,
+    write_tsc,
+)
+from guestclock.sim import cp
+
+MSR_IA32_TSC = 0x10
+MSR_KVM_WALL_CLOCK = 0x11
+MSR_KVM_SYSTEM_TIME = 0x12
+MSR_IA32_TSC_ADJUST = 0x3B
+MSR_KVM_WALL_CLOCK_NEW = 0x4B564D00
+MSR_KVM_SYSTEM_TIME_NEW = 0x4B564D01
+MSR_AMD64_TSC_RATIO = 0xC0000104
+
+_PAGE = 4096
+_TSC_RATIO_BITS = 40
+
+
+def system_time_gpa(index: int) -> int:
+    """Where EnableKvmclock puts a vCPU's page in the model's guest memory."""
+    return 0x10000 + 64 * index
+
+
+async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bool:
+    """kvm_set_msr_common(), for KVM_SET_MSRS (by_host) and the guest's WRMSR. False: refused (#GP, or 0 MSRs set)."""
+    vm: VmTime = vcpu.vm
+    kvm: KvmHost = vm.kvm
+    if index == MSR_IA32_TSC:
+        if by_host:
+            await write_tsc(vcpu, data, "user")
+        elif not vcpu.guest_tsc_protected:
+            await kvm.profile.guest_tsc_write(vcpu, data)
+    elif index == MSR_IA32_TSC_ADJUST:
+        if kvm.options.guest_tsc_adjust:
+            if not by_host:
+                adjust_tsc_offset_guest(vcpu, s64(data - vcpu.ia32_tsc_adjust_msr))
+                vcpu.req_clock_update = True
+            vcpu.ia32_tsc_adjust_msr = s64(data)
+    elif index in (MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW):
+        await kvm.profile.system_time_write(vcpu, data)
+        kvm_write_system_time(vcpu, data, index == MSR_KVM_SYSTEM_TIME, by_host)
+    elif index in (MSR_KVM_WALL_CLOCK, MSR_KVM_WALL_CLOCK_NEW):
+        vm.wall_clock = data
+        if data != 0:
+            page = vm.wall_clock_pages.setdefault(data, WallClockPage())
+            await kvm_write_wall_clock(vm, page)
+    elif index == MSR_AMD64_TSC_RATIO:
+        if not kvm.has_tsc_control or (data >> _TSC_RATIO_BITS and not by_host):
+            return False
+        vcpu.tsc_ratio_msr = data
+    else:
+        raise _unknown(index)
+    return True
+
+
+def get_msr(vcpu: VcpuTime, index: int, *, by_host: bool) -> int:
+    """kvm_get_msr_common(); u64. The TSC: L1's for the host; for the guest that of whatever runs, L1 or L2."""
+    vm: VmTime = vcpu.vm
+    if index == MSR_IA32_TSC:
+        host_tsc = rdtsc(vcpu)
+        return read_l1_tsc(vcpu, host_tsc) if by_host else guest_tsc(vcpu, host_tsc)
+    if index == MSR_IA32_TSC_ADJUST:
+        return u64(vcpu.ia32_tsc_adjust_msr)
+    if index in (MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW):
+        return vcpu.time
+    if index in (MSR_KVM_WALL_CLOCK, MSR_KVM_WALL_CLOCK_NEW):
+        return vm.wall_clock
+    if index == MSR_AMD64_TSC_RATIO:
+        return vcpu.tsc_ratio_msr
+    raise _unknown(index)
+
+
+def kvm_write_system_time(vcpu: VcpuTime, data: int, old_msr: bool, by_host: bool) -> None:
+    """The page's address and whether it is active. It is first written at the next KVM_RUN.
+
+    On vCPU 0, a guest that goes over to the old MSR (or back) asks for a masterclock update; a restore by the host not.
+    Source: arch/x86/kvm/x86.c kvm_write_system_time().
+    """
+    vm: VmTime = vcpu.vm
+    kvm: KvmHost = vm.kvm
+    if vcpu.index == 0 and not by_host and kvm.profile.boot_vcpu_msr_matters:
+        if vm.boot_vcpu_runs_old_kvmclock != old_msr:
+            vcpu.req_masterclock_update = True
+        vm.boot_vcpu_runs_old_kvmclock = old_msr
+    vcpu.time = data
+    kvm.profile.load_update(vcpu)
+    vcpu.pv_time = _page_at(vm, data)
+
+
+def _page_at(vm: VmTime, msr: int) -> SystemTimePage | None:
+    """The page of an MSR value: None if bit 0 is clear, or if the 32 bytes would cross a page (KVM says nothing)."""
+    gpa = msr & ~1  # concrete: an address
+    if msr == gpa or gpa % _PAGE + 32 > _PAGE:  # concrete: an address
+        return None
+    page: SystemTimePage = vm.pages.setdefault(gpa, SystemTimePage())
+    return page
+
+
+def _unknown(index: int) -> UserError:
+    return UserError(f"MSR {index:#x}: the model knows 0x10, 0x11, 0x12, 0x3b, 0x4b564d00, 0x4b564d01, 0xc0000104")
+
+
+# ---- rules
+
+
+@guest_tsc_write.rule(since="5.10", commit="0c899c25d754")
+async def guest_write_adjusts(vcpu: VcpuTime, data: int) -> None:
+    """P10: offset and TSC_ADJUST move; no matching, no generation, no page update: the page keeps its tsc_timestamp."""
+    adjustment = u64(compute_l1_tsc_offset(vcpu, data) - vcpu.l1_tsc_offset)
+    adjust_tsc_offset_guest(vcpu, adjustment)
+    vcpu.ia32_tsc_adjust_msr = s64(vcpu.ia32_tsc_adjust_msr + adjustment)
+
+
+@guest_tsc_write.rule(since="2.6.33")
+async def guest_write_tracked_only(vcpu: VcpuTime, data: int) -> None:
+    """As a write by the host; there is no TSC_ADJUST yet (up to 3.7)."""
+    await write_tsc(vcpu, data, "guest")
+
+
+@guest_tsc_write.rule(since="3.8", commit="ba904635d498")
+async def guest_write_tracked(vcpu: VcpuTime, data: int) -> None:
+    """As a write by the host: matching, generations; TSC_ADJUST follows (3.8 to 5.9)."""
+    before = vcpu.l1_tsc_offset
+    await write_tsc(vcpu, data, "guest")
+    vcpu.ia32_tsc_adjust_msr = s64(vcpu.ia32_tsc_adjust_msr + vcpu.l1_tsc_offset - before)
+
+
+@system_time_write.rule(since="2.6.33")
+async def no_page_write(vcpu: VcpuTime, data: int) -> None:
+    """Nothing: the page is left for the next KVM_RUN."""
+
+
+@system_time_write.rule(since="6.18", commit="kvm-pvm")
+async def active_page_rewritten(vcpu: VcpuTime, data: int) -> None:
+    """Writing the active MSR again ends the old page at once: version + 2, flags cleared (kvm-pvm)."""
+    page: SystemTimePage | None = vcpu.pv_time
+    if page is None:
+        return
+    version = (page.version + 1) | 1  # concrete: a count
+    page.version = version & 0xFFFFFFFF  # concrete: a count
+    await cp("system-time MSR: flags of the old page")
+    page.flags = 0
+    page.version = (version + 1) & 0xFFFFFFFF  # concrete: a count
