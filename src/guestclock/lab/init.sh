@@ -1,0 +1,35 @@
+#!/bin/busybox sh
+# /init of a lab: file systems, KVM, a settled clocksource, the program, power off.
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+$b mount -t devtmpfs devtmpfs /dev
+$b mount -t tmpfs tmpfs /tmp
+$b mount -t debugfs debugfs /sys/kernel/debug
+$b mount -t tracefs tracefs /sys/kernel/tracing
+
+# Other CPUs come here, not at boot: QEMU 7.2 under icount gives them a turn only when CPU 0 halts or says PAUSE,
+# which 6.1 does not do while it waits for them. With a process that says it all the time, it works on every kernel.
+/bin/yielder &
+yielder=$!
+for online in /sys/devices/system/cpu/cpu[1-9]*/online; do
+    [ -e "$online" ] && [ "$($b cat "$online")" = 0 ] && echo 1 > "$online"
+done
+$b kill $yielder
+
+while read -r module; do
+    $b insmod "/modules/$module.ko" || echo "lab: module $module does not load"
+done < /modules/order
+
+# tsc-early gives way to tsc about 2 s after boot; until then KVM has no masterclock to work with
+tries=0
+while [ $tries -lt 100 ] && $b grep -q tsc-early /sys/devices/system/clocksource/clocksource0/current_clocksource; do
+    $b sleep 0.1
+    tries=$((tries + 1))
+done
+
+# the second port carries JSON lines and nothing else: no echo, no carriage returns
+$b stty -F /dev/ttyS1 raw -echo
+cd /lab || exit 1
+/usr/bin/python3.11 -S -E -m guestclock.lab.inside /program.json < /dev/null > /dev/ttyS1
+$b poweroff -f
