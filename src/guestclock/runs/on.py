@@ -1,0 +1,68 @@
+"""The machines that `--on` names, and what each of them can be asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from guestclock.errors import UserError
+from guestclock.scenario import Scenario, Variation
+
+USAGE = {"model": "model", "lab": "lab:KERNEL", "kvm": "kvm"}
+KVM_WAIT_LIMIT_NS = 120 * 10**9
+"""Where a second is a second, a run that waits longer in all is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """kind: "model", "kvm" or "lab"; lab: its kernel, "6.12"."""
+
+    kind: str
+    lab: str = ""
+
+    def __str__(self) -> str:
+        return f"lab:{self.lab}" if self.kind == "lab" else self.kind
+
+
+def parse_on(text: str) -> On:
+    """The machine `text` names. Raises UserError with what was expected; whether it is there is asked later."""
+    if text in ("model", "kvm"):
+        return On(text)
+    kind, colon, kernel = text.partition(":")
+    if kind == "lab" and colon:
+        if not re.fullmatch(r"\d+\.\d+", kernel):
+            raise UserError(f"--on {text}: expected a kernel like lab:6.12")
+        return On("lab", kernel)
+    raise UserError(f"--on {text}: expected model, kvm or lab:KERNEL (as lab:6.12)")
+
+
+def check_steps(scenario: Scenario, on: On) -> None:
+    """Raises UserError for the first step that this machine cannot take."""
+    for variation in scenario.variations:
+        for number, step in enumerate(variation.steps, 1):
+            if on.kind not in step.runs_on:
+                can = " or ".join(f"--on {USAGE[kind]}" for kind in USAGE if kind in step.runs_on)
+                raise UserError(f"{scenario.name}: [[step]] {number}: '{step.name}' cannot be done on {on}: use {can}")
+
+
+def in_time(scenario: Scenario, on: On) -> tuple[list[Variation], list[str]]:
+    """The variations that can be waited for on this machine, and a line for each of the others."""
+    if on.kind != "kvm":
+        return list(scenario.variations), []
+    runnable, left_out = [], []
+    for variation in scenario.variations:
+        if variation.wait_ns <= KVM_WAIT_LIMIT_NS:
+            runnable.append(variation)
+        else:
+            told = ", ".join(f"{k} = {v}" for k, v in variation.values.items())
+            left_out.append(
+                f"{scenario.name}{f' with {told}' if told else ''}: not on kvm, where its {seconds(variation.wait_ns)} "
+                f"of waiting would take that long (limit {seconds(KVM_WAIT_LIMIT_NS)})"
+            )
+    if not runnable:
+        raise UserError(f"{left_out[0]}; use --on model or --on lab:KERNEL")
+    return runnable, left_out
+
+
+def seconds(ns: int) -> str:
+    return f"{ns // 10**9:,} s".replace(",", " ") if ns >= 10**9 else f"{ns} ns"
