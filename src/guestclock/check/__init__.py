@@ -1,0 +1,18 @@
+"""Properties of a guest's clocks, checked over a trace; where lines break and by how much; clock minus true time.
+
+told = story(trace)
+for mark in marks(told): ...
+step_at(told, 3, "kvmclock", vcpu=0).exact
+"""
+
+from guestclock.check.drift import CLOCKS, Point, errors, get_clock_error, host_error
+from guestclock.check.lines import Break, Group, breaks, groups, step_at
+from guestclock.check.marks import Mark, Property
+from guestclock.check.properties import PROPERTIES, marks
+from guestclock.check.span import Span
+from guestclock.check.story import Instant, Look, Rate, Reading, Story, VmClock, story
+
+__all__ = [
+    "CLOCKS", "PROPERTIES", "Break", "Group", "Instant", "Look", "Mark", "Point", "Property", "Rate", "Reading", "Span",
+    "Story", "VmClock", "breaks", "errors", "get_clock_error", "groups", "host_error", "marks", "step_at", "story",
+]  # fmt: skip

@@ -1,0 +1,93 @@
+"""Clock minus true time, at every reading: the table of errors, and the lines of the figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from guestclock.check.lines import breaks
+from guestclock.check.span import Span
+from guestclock.check.story import Instant, Look, Reading, Story
+from guestclock.sim.timeline import PS_PER_NS
+
+CLOCKS = ("tsc", "kvmclock")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One reading's error, ns: clock minus true time since the first reading of that clock in the trace, which is 0.
+
+    at_ps: true time, the middle of the reading. before: the error that the line had until then would have here; None
+    for the first reading of a vCPU. A TSC counts as time at the rate KVM gave it (calibrated kHz).
+    """
+
+    reading: Reading
+    at_ps: int
+    error_ns: Span
+    before_ns: Span | None
+
+
+def errors(story: Story, clock: str) -> dict[tuple[int, int], list[Point]]:
+    """By (VM, vCPU), in the order in which they were read. Empty where nobody read such a clock."""
+    broken = {id(b.after): b.amount for b in breaks(story, clock)}
+    zero_ps = zero(story, clock)
+    found: dict[tuple[int, int], list[Point]] = {}
+    for reading in story.readings:
+        if clock == "kvmclock" and reading.kvmclock_ns is None:
+            continue
+        assert zero_ps is not None
+        error = _error_ns(_as_ps(story, reading, clock) - zero_ps, reading.when)
+        amount = broken.get(id(reading))
+        before = None if amount is None else error - _as_ns(story, reading, clock, amount)
+        points = found.setdefault((reading.vm, reading.vcpu), [])
+        points.append(Point(reading, reading.when.at_ps.middle, error, before))
+    return found
+
+
+def zero(story: Story, clock: str) -> int | None:
+    """What the first reading of that clock in the trace showed, minus true time: ps. None where there is none."""
+    for reading in story.readings:
+        if clock == "tsc" or reading.kvmclock_ns is not None:
+            return _as_ps(story, reading, clock) - reading.when.at_ps.middle
+    return None
+
+
+def get_clock_error(story: Story, look: Look) -> Span | None:
+    """KVM_GET_CLOCK minus true time on the same scale as `errors(story, "kvmclock")`, ns; None where nothing to say."""
+    zero_ps = zero(story, "kvmclock")
+    if zero_ps is None or look.clock is None:
+        return None
+    return _error_ns(look.clock.clock_ns * PS_PER_NS - zero_ps, look.clock.when)
+
+
+def host_error(story: Story, look: Look, clock: str) -> Span | None:
+    """A host clock minus true time since that clock was first read, ns; its TSC as time at the calibrated rate."""
+    first = next((seen.host[clock] for seen in story.looks if clock in seen.host), None)
+    if first is None or clock not in look.host:
+        return None
+    (then, then_ps), (now, now_ps) = first, look.host[clock]
+    ps = round(Fraction((now - then) * 10**9) / story.tsc_khz) if clock == "tsc" else (now - then) * PS_PER_NS
+    return _error_ns(ps, Instant(now_ps - then_ps))
+
+
+def _error_ns(value_ps: int, when: Instant) -> Span:
+    """value - true time. An exact one is rounded to the nearest ns, bounds are rounded outwards."""
+    raw = -when.at_ps + value_ps
+    if raw.width == 0:
+        half = PS_PER_NS // 2
+        return Span.of((raw.lo + half) // PS_PER_NS if raw.lo >= 0 else -((half - raw.lo) // PS_PER_NS))
+    return Span(raw.lo // PS_PER_NS, -(-raw.hi // PS_PER_NS))
+
+
+def _as_ps(story: Story, reading: Reading, clock: str) -> int:
+    if clock == "kvmclock":
+        assert reading.kvmclock_ns is not None
+        return reading.kvmclock_ns * PS_PER_NS
+    return round(Fraction(reading.tsc * 10**12) / reading.rate.of(story.tsc_khz * 1000))
+
+
+def _as_ns(story: Story, reading: Reading, clock: str, amount: Span) -> Span:
+    if clock == "kvmclock":
+        return amount
+    hz = reading.rate.of(story.tsc_khz * 1000)
+    return Span(round(Fraction(amount.lo * 10**9) / hz), round(Fraction(amount.hi * 10**9) / hz))

@@ -1,0 +1,85 @@
+"""What the tables say, as one JSON document: values exact, spans as [lo, hi]."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from guestclock import __version__
+from guestclock.check import CLOCKS, Mark, Reading, Span, Story, errors, get_clock_error, groups
+from guestclock.report.words import sentence, told
+
+FORMAT = 1
+
+
+def write(columns: Sequence[tuple[Story, list[Mark]]], out: TextIO) -> None:
+    json.dump(document(columns), out, indent=1, ensure_ascii=False)
+    out.write("\n")
+
+
+def document(columns: Sequence[tuple[Story, list[Mark]]]) -> dict[str, Any]:
+    """All runs. guestclock_report: this format's version; a new key does not change it, a new meaning does."""
+    return {
+        "guestclock_report": FORMAT,
+        "guestclock": __version__,
+        "runs": [run_as_json(story, marks) for story, marks in columns],
+    }
+
+
+def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
+    """meta, then a list of steps; each with its time (ps), readings by vCPU, groups, KVM_GET_CLOCK, marks."""
+    error = {
+        clock: {id(p.reading): p.error_ns for points in errors(story, clock).values() for p in points}
+        for clock in CLOCKS
+    }
+    steps = []
+    for look in story.looks:
+        clock = look.clock
+        steps.append(
+            {
+                "step": look.step,
+                "say": look.say,
+                "do": look.do,
+                "vm": look.vm,
+                "start_ps": look.start_ps,
+                "at_ps": look.at_ps,
+                "readings": [_reading(r, error) for _, r in sorted(look.readings.items())],
+                "groups": {
+                    c: [{"vcpus": list(g.vcpus), "ahead": _span(g.ahead)} for g in groups(story, look, c)]
+                    for c in CLOCKS
+                },
+                "get_clock": None
+                if clock is None
+                else {
+                    "clock_ns": clock.clock_ns,
+                    "flags": clock.flags,
+                    "realtime_ns": clock.realtime_ns,
+                    "error_ns": _span(get_clock_error(story, look)),
+                },
+                "host": {name: value for name, (value, _) in look.host.items()},
+                "troubles": look.troubles,
+                "marks": [{**m.as_json(), "sentence": sentence(m)} for m in marks if m.step == look.step],
+                "told": [t.sentence for t in told(marks) if t.step == look.step],
+            }
+        )
+    return {"meta": story.trace.meta, "steps": steps}
+
+
+def _reading(reading: Reading, error: dict[str, dict[int, Span]]) -> dict[str, Any]:
+    return {
+        "vcpu": reading.vcpu,
+        "source": reading.source,
+        "tsc": reading.tsc,
+        "kvmclock_ns": reading.kvmclock_ns,
+        "page": None if reading.page is None else asdict(reading.page),
+        "at_ps": _span(reading.when.at_ps),
+        "host_tsc": _span(reading.when.host_tsc),
+        "tsc_error_ns": _span(error["tsc"].get(id(reading))),
+        "kvmclock_error_ns": _span(error["kvmclock"].get(id(reading))),
+    }
+
+
+def _span(span: Span | None) -> list[int] | None:
+    return None if span is None else [span.lo, span.hi]

@@ -1,0 +1,89 @@
+"""Several runs of one scenario beside each other: after each step what matters, a column per machine or kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from guestclock.check import Look, Mark, Story, errors
+from guestclock.report.numbers import short_duration, spread
+from guestclock.report.table import STYLES
+from guestclock.report.words import Told, brief, machine_named, told, vcpus_named
+
+STEP_WIDTH = 24
+COLUMN_WIDTH = 26
+MAX_COLUMN_WIDTH = 46
+
+Column = tuple[Story, list[Mark]]
+
+
+def side_by_side(columns: Sequence[Column], width: int) -> Iterator[Table]:
+    """Tables of as many columns as the width holds. All columns are of the same scenario, so of the same steps."""
+    fit = max(1, (width - STEP_WIDTH) // (COLUMN_WIDTH + 2))
+    for first in range(0, len(columns), fit):
+        yield _table(columns[first : first + fit], width)
+
+
+def _table(columns: Sequence[Column], width: int) -> Table:
+    room = max(COLUMN_WIDTH, (width - STEP_WIDTH) // len(columns) - 2)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_lines=False)
+    table.add_column("", width=STEP_WIDTH)
+    for story, _ in columns:
+        table.add_column(Text(machine_named(story.trace.meta)), width=min(room, MAX_COLUMN_WIDTH))
+    sentences = [told(marks) for _, marks in columns]
+    kvmclock = [_first_errors(story) for story, _ in columns]
+    for index, look in enumerate(columns[0][0].looks):
+        cells = [
+            _cell(story.looks[index], said, known) if index < len(story.looks) else Text("—")
+            for (story, _), said, known in zip(columns, sentences, kvmclock, strict=True)
+        ]
+        number = "" if look.step < 0 else f"{look.step + 1} "
+        table.add_row(Text(f"{number}{look.say}"), *cells)
+    return table
+
+
+def _first_errors(story: Story) -> dict[int, str]:
+    """kvmclock minus true time of each look's first vCPU that has one, short."""
+    return {
+        id(p.reading): f"{short_duration(p.error_ns.middle)}{spread(p.error_ns)}"
+        for points in errors(story, "kvmclock").values()
+        for p in points
+    }
+
+
+def _cell(look: Look, said: Sequence[Told], known: dict[int, str]) -> Text:
+    cell = Text()
+    for line, style in _lines(look, said, known):
+        cell.append("\n" if cell else "").append(line, style=style)
+    return cell
+
+
+def _lines(look: Look, said: Sequence[Told], known: dict[int, str]) -> Iterator[tuple[str, str]]:
+    yield from _state(look, known)
+    for trouble in dict.fromkeys(look.troubles):
+        yield trouble, "yellow"
+    for each in said:
+        if each.step == look.step and each.weight:
+            yield brief(each.mark), STYLES[each.weight]
+
+
+def _state(look: Look, known: dict[int, str]) -> Iterator[tuple[str, str]]:
+    """The first vCPU's kvmclock against true time, and whose pages say STABLE."""
+    with_page = {v: r for v, r in sorted(look.readings.items()) if r.kvmclock_ns is not None}
+    if not with_page:
+        yield "no kvmclock yet", "dim"
+        return
+    stable = [v for v, r in with_page.items() if r.stable]
+    flags = "STABLE" if len(stable) == len(with_page) else "not STABLE"
+    if 0 < len(stable) < len(with_page):
+        flags = f"STABLE on {vcpus_named(stable)}"
+    first = next(iter(with_page.values()))
+    yield f"{known.get(id(first), '')}  {flags}", "dim"
+
+
+CAPTION = (
+    "Each cell: vcpu0's kvmclock minus true time since its first reading, the flags, then what went wrong in this step."
+)
