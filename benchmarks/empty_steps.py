@@ -7,9 +7,8 @@ from collections.abc import Generator
 from heapq import heappop, heappush
 from typing import Any
 
-from guestclock.sim import Scheduler, Timeline, cp
-
 from benchmarks.measure import rate, side_by_side
+from guestclock.sim import Scheduler, Timeline, cp
 
 ACTORS, STEPS = 4, 25_000
 TOTAL = ACTORS * STEPS

@@ -26,6 +26,7 @@ FLOORS = [
     {"check"},
     {"lab", "inspect"},
     {"runs"},
+    {"compare"},
     {"report"},
     {"cli", "__main__"},
 ]

@@ -4,7 +4,7 @@ The model computes with time through these names alone. Whatever may hold time i
 form over unknown event times that brings its own `wrap_u64()` and operators (see `kernel.Time`). Rates are ints.
 """
 
-from .kernel import (
+from guestclock.arith.kernel import (
     S64_MAX,
     S64_MIN,
     U64_MAX,

@@ -26,7 +26,7 @@ class _Line(State):
     base = u64("value at since_ps, cycles")
     since_ps = integer("true time of base, ps")
     rate_num = integer("cycles per second, numerator")
-    rate_den = integer("and denominator", 1)
+    per_ps = integer("and denominator, times the picoseconds of a second", PS_PER_S)
     held = flag("the counter does not count")
 
 
@@ -40,22 +40,28 @@ class Counter:
     def __init__(self, hz: int | Fraction, base: int = 0, since_ps: int = 0, skew: Sequence[int] = ()) -> None:
         rate = Fraction(hz)
         self._lines = [
-            _Line(base=as_u64(base + ahead), since_ps=since_ps, rate_num=rate.numerator, rate_den=rate.denominator)
+            _Line(
+                base=as_u64(base + ahead),
+                since_ps=since_ps,
+                rate_num=rate.numerator,
+                per_ps=rate.denominator * PS_PER_S,
+            )
             for ahead in (skew or (0,))
         ]
 
     def at(self, ps: int, cpu: int = 0) -> int:
-        line = self._line(cpu)
+        lines = self._lines
+        line = lines[cpu if len(lines) > 1 else 0]
         if line.held:
             return line.base
-        return as_u64(line.base + (ps - line.since_ps) * line.rate_num // (line.rate_den * PS_PER_S))
+        return as_u64(line.base + (ps - line.since_ps) * line.rate_num // line.per_ps)
 
     def set_rate(self, ps: int, hz: int | Fraction, cpu: int | None = None) -> None:
         """From ps on `cpu` (None: all) counts at hz. A fraction of a cycle is lost."""
         rate = Fraction(hz)
         for line in self._lines if cpu is None else [self._line(cpu)]:
             self._rebase(line, ps)
-            line.rate_num, line.rate_den = rate.numerator, rate.denominator
+            line.rate_num, line.per_ps = rate.numerator, rate.denominator * PS_PER_S
 
     def hold(self, ps: int) -> None:
         """Stops at ps, on all CPUs."""
@@ -75,7 +81,7 @@ class Counter:
 
     def _rebase(self, line: _Line, ps: int) -> None:
         if not line.held:
-            line.base = as_u64(line.base + (ps - line.since_ps) * line.rate_num // (line.rate_den * PS_PER_S))
+            line.base = as_u64(line.base + (ps - line.since_ps) * line.rate_num // line.per_ps)
             line.since_ps = ps
 
 

@@ -42,6 +42,8 @@ class _Condition(State):
 class _Cpu(State):
     khz = u32("cpu_tsc_khz: the rate cpufreq last gave this CPU; used without constant_tsc")
 
+_ASLEEP = "a clock read on a machine that is asleep: the reader must wait for awake()"
+
 
 class Machine:
     """A host, or a guest that is a host to others, built from a HostSpec on a timeline.
@@ -121,7 +123,7 @@ class Machine:
 
     def rdtsc(self, cpu: int = 0) -> int:
         """One RDTSC on `cpu`, u64. Advances the timeline by what a read takes."""
-        self._awake()
+        assert not self._condition.asleep, _ASLEEP
         return self.counter.at(self.timeline.read_ps(), cpu)
 
     def tsc_at(self, ps: int, cpu: int = 0) -> int:
@@ -182,6 +184,11 @@ class Machine:
 
     def get_kvmclock_base_ns(self, base: str = "raw", cpu: int = 0) -> int:
         """get_kvmclock_base_ns(): RAW + offs_boot since 5.5, or ("boottime") CLOCK_BOOTTIME before; one read, ns."""
+        if base == "raw" and self._one_line:  # one line whatever ticks have been taken
+            assert not self._condition.asleep, _ASLEEP
+            timekeeper = self.timekeeper
+            cycles = self._counters[self.clocksource].at(self.timeline.read_ps(), cpu)
+            return timekeeper.raw_ns(cycles) + timekeeper.offs_boot_ns
         return self._base_ns(base, self._cycles(cpu))
 
     def get_time_and_clockread(self, base: str = "raw", cpu: int = 0) -> tuple[int, int] | None:
@@ -312,7 +319,7 @@ class Machine:
         return not self._condition.frozen
 
     def _awake(self) -> None:
-        assert not self._condition.asleep, "a clock read on a machine that is asleep: the reader must wait for awake()"
+        assert not self._condition.asleep, _ASLEEP
 
     async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3") -> None:
         """The machine sleeps for ns of true time.

@@ -1,0 +1,14 @@
+"""All benchmarks, one after the other."""
+
+from __future__ import annotations
+
+from benchmarks import empty_steps, pvclock_reads, startup, tsc_writes
+
+
+def main() -> None:
+    for benchmark in (pvclock_reads, empty_steps, tsc_writes, startup):
+        benchmark.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The model run at the instants of a real run: each operation when the kernel did it, to the cycle where that shows.
+
+A kernel's clock reads lie somewhere inside an operation's sandwich. Two tracepoints give them away: an offset that was
+computed from a written value tells the TSC read behind it, and a page's tsc_timestamp tells the TSC of its snapshot.
+Where one of these falls into an operation's sandwich, the model's reads in that operation happen at exactly that cycle;
+elsewhere they happen at a chosen point of the sandwich.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+from guestclock.arith import u64
+from guestclock.kvm.api import Host, KvmError, Op, Wait, serve
+from guestclock.kvm.device.tracefs import parse_fields
+from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.machine import HostSpec, Machine
+from guestclock.sim import Event, Scheduler, Timeline, Trace
+from guestclock.sim.checkpoint import cp
+from guestclock.vmm.steps import play
+
+OPERATIONS = ("op", "peek", "host", "step", "note")
+NOT_OPERATIONS = ("no-tracepoints",)
+
+EARLY, MIDDLE, LATE = 0, 1, 2
+
+
+class NotAligned(Exception):
+    """The recipe went another way on the model than on the real kernel: one of them refused an operation, say.
+
+    index: how many operations they had in common. real, model: what each did next.
+    """
+
+    def __init__(self, index: int, real: str, model: str) -> None:
+        super().__init__(f"operation {index}: real {real}, model {model}")
+        self.index, self.real, self.model = index, real, model
+
+
+def operations(trace: Trace) -> list[Event]:
+    """The events that stand for one operation each, in the order in which the recipe awaited them."""
+    return [e for e in trace.events if e.kind in OPERATIONS and e.name not in NOT_OPERATIONS]
+
+
+def tsc_of(trace: Trace, ps: int) -> int:
+    """Host TSC at a time of the trace: the smallest that is shown as `ps`."""
+    return int(trace.meta["tsc_start"] - (-ps * trace.meta["tsc_khz"] // 10**9))
+
+
+def revealed(trace: Trace) -> list[int]:
+    """Host TSC values of clock reads that the tracepoints give away, ascending."""
+    offsets: dict[tuple[Any, Any], int] = {}
+    pinned_to_0 = _ignores_offsets(trace)
+    values = set()
+    written = _written_values(trace)
+    for event in trace.of("tracepoint"):
+        fields = parse_fields(event.name, event.data["text"])
+        key = (event.data.get("vm"), event.vcpu)
+        if event.name == "kvm_write_tsc_offset":
+            offsets[key] = 0 if pinned_to_0 else int(fields["next"])
+            values |= {u64(data - int(fields["next"])) for data in written}
+        elif event.name == "kvm_pvclock_update":
+            values.add(u64(int(fields["tsc_timestamp"]) - offsets.get(key, 0)))
+    return sorted(values)
+
+
+def _written_values(trace: Trace) -> set[int]:
+    """TSC values that anything wrote: creation (0), KVM_SET_MSRS, the guest."""
+    values = {0}
+    for event in trace.of("op"):
+        op = event.data["op"]
+        if op["op"] == "SetMsr":
+            values.add(op["data"])
+        for action in op.get("actions", ()):
+            if "data" in action:
+                values.add(action["data"])
+    return values
+
+
+def _ignores_offsets(trace: Trace) -> bool:
+    """Whether the host keeps every offset at 0: what was written was never read back."""
+    readbacks = [
+        e.data["readback"]["value"] for e in trace.of("op") if e.name == "SetTscOffset" and "readback" in e.data
+    ]
+    tscs = list(trace.of("peek"))
+    if readbacks and any(readbacks):
+        return False
+    return all(
+        abs(e.data["tsc"] - e.data["host_tsc"][0]) <= e.data["host_tsc"][1] - e.data["host_tsc"][0] for e in tscs
+    )
+
+
+def run_aligned(real: Trace, program: dict[str, Any], profile: str, where: int = MIDDLE) -> Trace:
+    """The model's trace of `program` under `profile`, at the instants of `real`.
+
+    where: the point of an operation's sandwich, if nothing gives the read away. Raises NotAligned.
+    """
+    return _Aligned(real, program, profile, where).run()
+
+
+class _Aligned:
+    def __init__(self, real: Trace, program: dict[str, Any], profile: str, where: int) -> None:
+        self.real, self.program, self.where = real, program, where
+        self.entries = iter(operations(real))
+        self.done = 0
+        self.revealed = revealed(real)
+        self.timeline = Timeline()
+        self.scheduler = Scheduler(self.timeline)
+        meta = real.meta
+        spec = HostSpec(
+            tsc_khz=meta["tsc_khz"],
+            tsc_at_start=meta["tsc_start"],
+            clocksource=meta.get("clocksource", "tsc"),
+            hz=meta.get("hz", 250),
+            cpus=8,
+        )
+        self.machine = Machine(self.timeline, spec, scheduler=self.scheduler)
+        self.trace = Trace({"on": "model", "kernel": profile, "tsc_khz": meta["tsc_khz"]})
+        self.kvm = ModelKvm(self.machine, lookup(profile), self.scheduler, self.trace.emit)
+
+    def run(self) -> Trace:
+        program = {**self.program, "tsc_khz": self.machine.tsc_khz}
+        self.scheduler.spawn("VMM", serve(play(Host(), program), self.execute))
+        self.scheduler.run()
+        return self.trace
+
+    async def execute(self, op: Op) -> Any:
+        entry = next(self.entries, None)
+        if entry is None or not _is(op, entry):
+            raise NotAligned(self.done, "nothing" if entry is None else f"{entry.kind} {entry.name}", str(op))
+        self.done += 1
+        at_ps = self.instant_ps(entry, op)
+        if at_ps > self.timeline.now_ps:
+            await cp("aligned", delay_ps=at_ps - self.timeline.now_ps)
+        return await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
+
+    def instant_ps(self, entry: Event, op: Op) -> int:
+        if isinstance(op, Wait):
+            return entry.end_ps
+        first, last = tsc_of(self.real, entry.start_ps), tsc_of(self.real, entry.end_ps)
+        at = bisect_left(self.revealed, first)
+        if at < len(self.revealed) and self.revealed[at] <= last:
+            start: int = self.real.meta["tsc_start"]
+            return -(-(self.revealed[at] - start) * 10**9 // self.machine.tsc_khz)
+        return (entry.start_ps, (entry.start_ps + entry.end_ps) // 2, entry.end_ps)[self.where]
+
+
+def _is(op: Op, entry: Event) -> bool:
+    """Whether the event is this operation's."""
+    name = getattr(op, "name_", None) or getattr(op, "clock", None) or op.name
+    return entry.name == ("clocks" if op.name == "Peek" else name)
+
+
+__all__ = ["EARLY", "LATE", "MIDDLE", "KvmError", "NotAligned", "operations", "run_aligned", "tsc_of"]
