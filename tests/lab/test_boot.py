@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -16,22 +17,45 @@ def facts(results: list[dict]) -> dict[str, dict]:
     return {line["fact"]: line for line in results}
 
 
-def test_results_are_the_lines_before_the_marker():
-    assert parse_results('{"a": 1}\n{"b": 2}\n#end 2 ok\n') == [{"a": 1}, {"b": 2}]
+def boundary(index: int) -> str:
+    return f'{{"guestclock_lab": "program", "index": {index}}}\n'
+
+
+def failed(kind: str, message: str) -> str:
+    line = {"guestclock_lab": "error", "kind": kind, "message": message, "traceback": f"Traceback\n{kind}: {message}"}
+    return json.dumps(line) + "\n"
+
+
+def test_results_are_the_lines_between_the_boundaries():
+    text = boundary(0) + '{"a": 1}\n{"b": 2}\n' + boundary(1) + boundary(2) + '{"c": 3}\n#end 6 ok\n'
+    assert parse_results(text, 3) == [[{"a": 1}, {"b": 2}], [], [{"c": 3}]]
+
+
+def test_a_program_that_failed_has_its_error_in_its_place():
+    text = boundary(0) + '{"a": 1}\n' + failed("UserError", "no such step") + boundary(1) + failed("KeyError", "'x'")
+    first, second, third = parse_results(text + boundary(2) + '{"c": 3}\n#end 7 ok\n', 3)
+    assert isinstance(first, UserError)
+    assert str(first) == "no such step"
+    assert isinstance(second, LabError)
+    assert str(second).splitlines()[0] == "lab: the program inside failed 2 of 3: KeyError: 'x'"
+    assert "| Traceback" in str(second)
+    assert third == [{"c": 3}]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no end marker after 0 lines"),
-        ('{"a": 1}\n{"b"', "no end marker after 1 lines"),
-        ('{"a": 1}\n#end 2 ok\n', "1 lines of results arrived, 2 were written"),
-        ("#end 0 failed\n", "the program inside failed"),
+        (boundary(0) + '{"a": 1}\n{"b"', "no end marker after 2 lines"),
+        (boundary(0) + '{"a": 1}\n#end 3 ok\n', "2 lines of results arrived, 3 were written"),
+        (boundary(0) + "#end 1 ok\n", "results of 1 programs, expected 2"),
+        (boundary(0) + boundary(0) + "#end 2 ok\n", "results of 1 programs, expected 2"),
+        ('{"a": 1}\n#end 1 ok\n', "results of no program"),
     ],
 )
 def test_results_that_are_not_whole_are_refused(text, message):
     with pytest.raises(LabError, match=message):
-        parse_results(text)
+        parse_results(text, 2)
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no qemu-system-x86_64 here")

@@ -11,7 +11,7 @@ from guestclock.lab import Lab, LabError, qemu
 
 def command_of(**options: object) -> list[str]:
     lab = Lab("6.12", **options)
-    return lab.machine.command(kernel=Path("/k"), initrd=Path("/i"), output=Path("/o"))
+    return lab.machine.arguments(kernel=Path("/k"), initrd=Path("/i"), output=Path("/o"))
 
 
 def value_of(command: list[str], option: str) -> str:

@@ -1,6 +1,7 @@
 """2010: which vCPUs come out together. Tables by hand from the rules (kvm-x86.md 3.4), the model must agree."""
 
 import pytest
+
 from tests.runs.story import stories
 
 P0, P1, P2, P6, P9, P12 = KERNELS = (
@@ -27,7 +28,8 @@ def test_the_grid_of_delays():
     runs = stories("threads/2010-tsc-writes")
     assert len(runs) == 6 * 25
     found = {
-        kernel: ["".join("=x"[runs[kernel, s, r].skew_ns(5) != 0] for r in DELAYS) for s in DELAYS] for kernel in KERNELS
+        kernel: ["".join("=x"[runs[kernel, s, r].skew_ns(5) != 0] for r in DELAYS) for s in DELAYS]
+        for kernel in KERNELS
     }
     assert found == GRID
 
