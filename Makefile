@@ -17,6 +17,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 run: install
+	-@$(BIN)/guestclock lab setup --kernel 6.1 --kernel 6.12
 	$(BIN)/guestclock run threads/2023-masterclock --on all --figure out/2023-masterclock.png
 
 lint: install

@@ -74,7 +74,7 @@ def run(
     scenario: Annotated[str, typer.Argument(help="A built-in scenario's name, or a TOML file.", metavar="NAME|FILE")],
     on: Annotated[
         list[str] | None,
-        typer.Option("--on", help="Where: model (default), kvm (this host's), lab:KERNEL. May be repeated."),
+        typer.Option("--on", help="Where: model (default), kvm (this host's), lab:KERNEL, all. May be repeated."),
     ] = None,
     kernel: Annotated[
         list[str] | None,
@@ -95,9 +95,14 @@ def run(
     from guestclock.runs import run as run_scenario
     from guestclock.scenario import load
 
+    def remark(line: str) -> None:
+        print(f"guestclock: {line}", file=sys.stderr)
+
     loaded = load(scenario)
     with _progress() as progress:
-        traces = run_scenario(loaded, on=on or ["model"], kernels=kernel or [], seed=seed, progress=progress)
+        traces = run_scenario(
+            loaded, on=on or ["model"], kernels=kernel or [], seed=seed, progress=progress, remark=remark
+        )
         runs = columns(traces)
         notes = save.save(runs, save_trace, figure)
     if json:

@@ -17,6 +17,7 @@ from guestclock.kvm.api import (
     KvmError,
     Op,
     SetTscKhz,
+    SetTscOffset,
 )
 from guestclock.kvm.record import as_json, record
 from guestclock.sim import Event, Trace
@@ -80,6 +81,11 @@ class Hand:
         self.offset.append(-self.host_base)
         self.ratio.append(1 << self.frac_bits)
         self.pages.append(None)
+
+    def move_tsc(self, vcpu: int, cycles: int) -> None:
+        """As the VMM does it, by the TSC offset."""
+        self.offset[vcpu] += cycles
+        self.op(SetTscOffset(self.vm, vcpu, self.offset[vcpu] & M64), None)
 
     def set_khz(self, vcpu: int, khz: int) -> None:
         self.op(SetTscKhz(self.vm, khz, vcpu), None)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from guestclock.check import Span, errors, groups, step_at, story
 from guestclock.check.lines import rounding_ns
+from guestclock.kvm.api import SetTscKhz
 from tests.check.hand import Hand, clean
 
 S = 10**9
@@ -65,11 +66,36 @@ def test_a_tsc_that_was_written_breaks_by_what_was_written() -> None:
 def test_a_sandwich_widens_what_is_known_of_a_tsc_and_nothing_else() -> None:
     hand = clean(khz=2_596_122, sandwich=4_000)
     step = hand.step()
-    hand.offset[1] += 3_000
+    hand.move_tsc(1, 3_000)
     hand.look()
     told = story(hand.trace)
     assert step_at(told, step, "tsc", 1) == Span(3_000 - 8_000, 3_000 + 8_000)
     assert step_at(told, step, "kvmclock", 1).exact == 0
+
+
+def test_readings_of_one_line_share_the_narrowest_sandwich() -> None:
+    hand = clean(khz=2_596_122, sandwich=4_000)
+    hand.sandwich = 10
+    hand.step("one good reading")
+    hand.look()
+    hand.sandwich = 4_000
+    hand.step()
+    hand.look()
+    told = story(hand.trace)
+    assert {r.when.host_tsc.width for r in told.readings if r.when.host_tsc} == {20}
+    assert all(r.when.host_tsc.middle - 7 <= r.tsc + hand.host_base for r in told.readings if r.when.host_tsc)
+    hand.move_tsc(0, 0)
+    hand.look()
+    last = [r.when.host_tsc for r in story(hand.trace).readings][-2:]
+    assert [h.width if h else None for h in last] == [8_000, 20]
+
+
+def test_a_tsc_that_moves_by_itself_by_more_than_its_sandwiches_is_another_line() -> None:
+    hand = clean(khz=2_596_122, sandwich=4_000)
+    step = hand.step()
+    hand.offset[1] += 9_000
+    hand.look()
+    assert step_at(story(hand.trace), step, "tsc", 1) == Span(9_000 - 8_000, 9_000 + 8_000)
 
 
 def test_a_reset_host_tsc_that_kvm_makes_up_for_leaves_the_guest_behind_by_the_sleep() -> None:
@@ -170,3 +196,23 @@ def test_errors_are_zero_at_the_first_reading_and_show_the_break_upright() -> No
     assert before is not None
     assert abs(before.middle + 29) <= 2  # mul is truncated: -0.289 ns/s
     assert abs(points[1].error_ns.middle + 29 + 4987) <= 3
+
+
+def test_a_tsc_that_kvm_brings_forward_is_left_as_it_was_read() -> None:
+    """KVM_SET_TSC_KHZ above the host's rate, without scaling: every entry may move that TSC."""
+    hand = Hand(sandwich=4_000)
+    hand.op(SetTscKhz(0, 3_000_000, 1), None)
+    hand.look()
+    hand.sandwich = 10
+    hand.look()
+    widths = [r.when.host_tsc.width for r in story(hand.trace).readings if r.when.host_tsc]
+    assert widths == [20, 8_000, 20, 20]
+
+
+def test_without_the_tsc_as_clocksource_no_line_is_taken_to_go_on() -> None:
+    hand = clean(sandwich=4_000)
+    hand.trace.meta["clocksource"] = "hpet"
+    hand.sandwich = 10
+    hand.look()
+    widths = {r.when.host_tsc.width for r in story(hand.trace).readings if r.when.host_tsc}
+    assert widths == {8_000, 20}

@@ -76,7 +76,7 @@ def test_a_scaled_vm_whose_page_has_the_exact_rate_is_clean() -> None:
 def test_a_step_too_small_for_the_sandwiches_is_not_claimed() -> None:
     hand = clean(sandwich=4_000)
     hand.step()
-    hand.offset[1] -= 7_000
+    hand.move_tsc(1, -7_000)
     hand.look(clock_ahead_ns=None)
     assert found(hand) == []
 

@@ -9,8 +9,7 @@ from guestclock.errors import UserError
 from guestclock.lab import Lab, LabError
 from guestclock.lab.boot import parse_results
 from guestclock.lab.setup import setup
-
-KERNELS = ("6.1", "6.12")
+from guestclock.scenario import load
 
 
 def facts(results: list[dict]) -> dict[str, dict]:
@@ -65,18 +64,13 @@ def test_a_kernel_that_is_not_set_up_is_named(monkeypatch, tmp_path):
         Lab("6.12").run({"program": "probe"})
 
 
-@pytest.fixture(scope="module", params=KERNELS)
-def kernel(request) -> str:
-    setup([request.param])
-    return request.param
+# ---- one boot, many programs (`programs.PROGRAMS`)
 
 
 @pytest.mark.lab
-def test_a_real_kernel_shows_what_a_scenario_rests_on_twice_the_same(kernel):
-    first, second = Lab(kernel), Lab(kernel)
-    results = first.run({"program": "probe"})
-    found = facts(results)
-    assert found["uname"]["release"].startswith(f"{kernel}.")
+def test_a_real_kernel_shows_what_a_scenario_rests_on(boot):
+    found = facts(boot.lines("probe"))
+    assert found["uname"]["release"].startswith(f"{boot.kernel}.")
     assert found["tsc_khz"]["kvm"] == 2_596_122
     assert found["clocksource"]["current"] == "tsc"
     assert found["get_clock"]["flags"] == 14
@@ -84,24 +78,54 @@ def test_a_real_kernel_shows_what_a_scenario_rests_on_twice_the_same(kernel):
     assert found["capabilities"]["TSC_CONTROL"] == 0
     readings_ns = found["monotonic_raw"]["readings_ns"]
     assert readings_ns == sorted(set(readings_ns))
-    assert second.run({"program": "probe"}) == results
+
+
+@pytest.mark.lab
+def test_a_program_that_fails_is_told_and_the_others_run(boot):
+    unknown, mistaken = boot.outcomes["unknown"], boot.outcomes["mistaken"]
+    assert isinstance(unknown, LabError)
+    assert "ValueError: lab: unknown program 'nonsense'" in str(unknown)
+    assert isinstance(mistaken, UserError)
+    assert str(mistaken) == "program: unknown option 'no-such' (known: host_ops_allowed, trace)"
+    assert facts(boot.lines("probe again"))["uname"] == facts(boot.lines("probe"))["uname"]
+
+
+@pytest.mark.lab
+def test_a_program_meets_the_host_as_the_boot_left_it(boot):
+    """Whatever the one before it did to it, and did not undo."""
+    before, after = facts(boot.lines("probe")), facts(boot.lines("probe again"))
+    assert boot.trace("unfinished").of("op")
+    assert after["clocksource"] == before["clocksource"]
+    realtime_ns, host_tsc = (after["get_clock"][k] - before["get_clock"][k] for k in ("realtime_ns", "host_tsc"))
+    assert abs(realtime_ns - host_tsc * 10**6 // 2_596_122) < 2_000_000
+
+
+# ---- boots of their own
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_two_boots_of_one_scenario_are_the_same_to_the_last_byte(kernel):
+    setup([kernel])
+    played = load("threads/2023-masterclock").variations[0].program
+    first, second = Lab(kernel), Lab(kernel)
+    results = first.run({"program": "steps", **played})
+    assert len(results) > 50
+    assert second.run({"program": "steps", **played}) == results
     assert second.console == first.console
 
 
 @pytest.mark.lab
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
 def test_two_cpus_come_up_on_every_kernel(kernel):
+    setup([kernel])
     found = facts(Lab(kernel, smp=2).run({"program": "probe"}))
     assert found["cpus"]["online"] == 2
     assert found["get_clock"]["flags"] == 14
 
 
 @pytest.mark.lab
-def test_a_failure_inside_is_quoted_from_the_console(kernel):
-    with pytest.raises(LabError, match=r"(?s)the program inside failed.*unknown program 'nonsense'"):
-        Lab(kernel, deterministic=False).run({"program": "nonsense"})
-
-
-@pytest.mark.lab
-def test_a_kernel_that_panics_is_quoted(kernel):
+def test_a_kernel_that_panics_is_quoted():
+    setup(["6.12"])
     with pytest.raises(LabError, match=r"(?s)no end marker.*Kernel panic"):
-        Lab(kernel, deterministic=False, extra_cmdline="rdinit=/nothing").run({"program": "probe"})
+        Lab("6.12", deterministic=False, extra_cmdline="rdinit=/nothing").run({"program": "probe"})

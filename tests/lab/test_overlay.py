@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 
-from guestclock.lab.overlay import sources, yielder
+from guestclock.lab.overlay import _prune, sources, yielder
 
 STANDARD = set(sys.stdlib_module_names) | {"guestclock"}
 
@@ -44,3 +45,12 @@ def test_the_yielder_is_an_executable_of_this_size():
     assert program[:4] == b"\x7fELF"
     assert len(program) == 64 + 56 + 13
     assert program.endswith(b"\xf3\x90\xeb\xf3")  # pause; jmp to the start of the code
+
+
+def test_only_the_latest_used_compilations_are_kept(tmp_path):
+    for age in range(12):
+        (tmp_path / f"code{age}").mkdir()
+        os.utime(tmp_path / f"code{age}", (1000 - age, 1000 - age))
+    (tmp_path / "partial-x").mkdir()
+    _prune(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code0", "code1", "code2", "partial-x"]

@@ -13,9 +13,10 @@ from guestclock.kvm.device import DeviceKvm
 from guestclock.runs import run
 from guestclock.scenario import load, names
 from tests.runs.story import Story
+from tests.runs.test_threads_2010 import GRID
 
 ON_KVM = [n for n in names() if "kvm" in load(n).on and max(v.wait_ns for v in load(n).variations) < 10 * 10**9]
-ON_LAB = [n for n in names() if "lab:6.12" in load(n).on and n != "threads/2010-tsc-writes"]
+ON_LAB = [n for n in names() if "lab:6.12" in load(n).on]
 
 KNOWN = {
     (
@@ -88,3 +89,12 @@ def test_hotplug_in_the_lab_steps_as_predicted():
     step_ns = {trace.meta["on"]: Story(trace).page_step_ns(2, 5, 0) for trace in traces}
     assert step_ns["lab:6.12"] == 0
     assert abs(step_ns["lab:6.1"] + 4987) <= 2
+
+
+@pytest.mark.lab
+def test_the_grid_of_2010_in_the_lab():
+    """STABLE after both have run means one offset; cell by cell as the table of the rule says, on two kernels."""
+    traces = run(load("threads/2010-tsc-writes"), on=["lab:6.1", "lab:6.12"])
+    for name in ("lab:6.1", "lab:6.12"):
+        together = "".join("=x"[Story(t).flags(5, 0) == 0] for t in traces if t.meta["on"] == name)
+        assert [together[i : i + 5] for i in range(0, 25, 5)] == GRID["linux-6.12"]

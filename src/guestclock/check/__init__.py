@@ -9,8 +9,9 @@ from guestclock.check.drift import CLOCKS, Point, errors, get_clock_error, host_
 from guestclock.check.lines import Break, Group, breaks, groups, step_at
 from guestclock.check.marks import Mark, Property
 from guestclock.check.properties import PROPERTIES, marks
+from guestclock.check.reader import story
 from guestclock.check.span import Span
-from guestclock.check.story import Instant, Look, Rate, Reading, Story, VmClock, story
+from guestclock.check.story import Instant, Look, Rate, Reading, Story, VmClock
 
 __all__ = [
     "CLOCKS", "PROPERTIES", "Break", "Group", "Instant", "Look", "Mark", "Point", "Property", "Rate", "Reading", "Span",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from guestclock.check.lines import breaks
+from guestclock.check.lines import NEAR_ZERO, WORD, Break, breaks
 from guestclock.check.span import Span
 from guestclock.check.story import Instant, Look, Reading, Story
 from guestclock.sim.timeline import PS_PER_NS
@@ -29,7 +30,7 @@ class Point:
 
 def errors(story: Story, clock: str) -> dict[tuple[int, int], list[Point]]:
     """By (VM, vCPU), in the order in which they were read. Empty where nobody read such a clock."""
-    broken = {id(b.after): b.amount for b in breaks(story, clock)}
+    broken = {id(b.after): b for b in breaks(story, clock)}
     zero_ps = zero(story, clock)
     found: dict[tuple[int, int], list[Point]] = {}
     for reading in story.readings:
@@ -37,11 +38,19 @@ def errors(story: Story, clock: str) -> dict[tuple[int, int], list[Point]]:
             continue
         assert zero_ps is not None
         error = _error_ns(_as_ps(story, reading, clock) - zero_ps, reading.when)
-        amount = broken.get(id(reading))
-        before = None if amount is None else error - _as_ns(story, reading, clock, amount)
         points = found.setdefault((reading.vm, reading.vcpu), [])
+        before = _before(story, broken.get(id(reading)), error, points)
         points.append(Point(reading, reading.when.at_ps.middle, error, before))
     return found
+
+
+def _before(story: Story, broken: Break | None, error: Span, points: Sequence[Point]) -> Span | None:
+    if broken is None:
+        return None
+    if broken.before.rate != broken.after.rate:
+        # Cycles of two rates are not one kind of time: the old line's error is taken to have stayed.
+        return points[-1].error_ns
+    return error - _as_ns(story, broken.after, broken.clock, broken.amount)
 
 
 def zero(story: Story, clock: str) -> int | None:
@@ -71,19 +80,24 @@ def host_error(story: Story, look: Look, clock: str) -> Span | None:
 
 
 def _error_ns(value_ps: int, when: Instant) -> Span:
-    """value - true time. An exact one is rounded to the nearest ns, bounds are rounded outwards."""
+    """value - true time, ns: bounds rounded outwards, or what is known to less than a ns rounded to the nearest."""
     raw = -when.at_ps + value_ps
-    if raw.width == 0:
-        half = PS_PER_NS // 2
-        return Span.of((raw.lo + half) // PS_PER_NS if raw.lo >= 0 else -((half - raw.lo) // PS_PER_NS))
+    if raw.width < PS_PER_NS:
+        half, middle = PS_PER_NS // 2, raw.middle
+        return Span.of((middle + half) // PS_PER_NS if middle >= 0 else -((half - middle) // PS_PER_NS))
     return Span(raw.lo // PS_PER_NS, -(-raw.hi // PS_PER_NS))
+
+
+def signed(value: int) -> int:
+    """A u64 clock that stands a little before 0 as the negative number it is."""
+    return value - WORD if value > WORD - NEAR_ZERO else value
 
 
 def _as_ps(story: Story, reading: Reading, clock: str) -> int:
     if clock == "kvmclock":
         assert reading.kvmclock_ns is not None
-        return reading.kvmclock_ns * PS_PER_NS
-    return round(Fraction(reading.tsc * 10**12) / reading.rate.of(story.tsc_khz * 1000))
+        return signed(reading.kvmclock_ns) * PS_PER_NS
+    return round(Fraction(signed(reading.tsc) * 10**12) / reading.rate.of(story.tsc_khz * 1000))
 
 
 def _as_ns(story: Story, reading: Reading, clock: str, amount: Span) -> Span:

@@ -15,6 +15,7 @@ from guestclock.check.story import Instant, Look, Reading, Story
 from guestclock.guest import kvmclock_ns
 
 WORD = 2**64
+NEAR_ZERO = 2**60
 
 
 def tsc_on_line(story: Story, reading: Reading, at: Instant) -> Span:
@@ -71,8 +72,8 @@ def same_line(a: PvclockVcpuTimeInfo, b: PvclockVcpuTimeInfo) -> bool:
 class Break:
     """A clock's line before and after, at the same instant: after minus before, in cycles (tsc) or ns (kvmclock).
 
-    rounding: what truncation alone explains. regressed: the clock read less than before, or would have, page against
-    page; one that merely stood still while nothing ran is behind true time, but nobody saw it go back.
+    rounding: what truncation alone explains. seen: a guest that looks all the time sees it; one that slept, or whose
+    TSC was stopped, finds its clock behind true time but never sees it go back, unless it reads less than before.
     """
 
     clock: str
@@ -80,7 +81,7 @@ class Break:
     after: Reading
     amount: Span
     rounding: Span
-    regressed: bool
+    seen: bool
 
     @property
     def is_step(self) -> bool:
@@ -89,8 +90,9 @@ class Break:
 
 def tsc_break(story: Story, before: Reading, after: Reading) -> Break:
     """Between two readings of one vCPU. A break smaller than the two sandwiches cannot be told from none."""
-    amount = -(tsc_on_line(story, before, after.when) - after.tsc)
-    return Break("tsc", before, after, amount, Span(0, 0), after.tsc < before.tsc)
+    amount = through_zero(-(tsc_on_line(story, before, after.when) - after.tsc))
+    seen = before.pauses == after.pauses or after.tsc < before.tsc
+    return Break("tsc", before, after, amount, Span(0, 0), seen)
 
 
 def kvmclock_break(story: Story, before: Reading, after: Reading) -> Break | None:
@@ -102,18 +104,28 @@ def kvmclock_break(story: Story, before: Reading, after: Reading) -> Break | Non
     old, new = before.page, after.page
     if old is None or new is None or before.kvmclock_ns is None or after.kvmclock_ns is None:
         return None
-    regressed = after.kvmclock_ns < before.kvmclock_ns
     if 0 in tsc_break(story, before, after).amount:
         if same_line(old, new):
-            return Break("kvmclock", before, after, Span(0, 0), Span(0, 0), regressed)
+            return Break("kvmclock", before, after, Span(0, 0), Span(0, 0), True)
         at = old.tsc_timestamp if _precedes(new.tsc_timestamp, old.tsc_timestamp) else new.tsc_timestamp
-        step = kvmclock_ns(new, at) - kvmclock_ns(old, at)
+        step = through_zero(Span.of(kvmclock_ns(new, at) - kvmclock_ns(old, at)))
         # The new page's own value is truncated once where the old line is twice: truncation never reads as a step back.
         below = 0 if at == new.tsc_timestamp else -rounding_ns(old, new)
-        return Break("kvmclock", before, after, Span(step, step), Span(below, rounding_ns(old, new)), step < 0)
-    amount = -(kvmclock_on_line(story, before, after.when) - after.kvmclock_ns)
+        return Break("kvmclock", before, after, step, Span(below, rounding_ns(old, new)), True)
+    amount = through_zero(-(kvmclock_on_line(story, before, after.when) - after.kvmclock_ns))
     slack = rounding_ns(old, new)
-    return Break("kvmclock", before, after, amount, Span(-slack, slack), regressed)
+    seen = before.pauses == after.pauses or after.kvmclock_ns < before.kvmclock_ns
+    return Break("kvmclock", before, after, amount, Span(-slack, slack), seen)
+
+
+def through_zero(amount: Span) -> Span:
+    """A difference of two u64, one of them a little below 0, as the small one it is: 2^64 - 7 ahead is 7 behind.
+
+    Up to 2^60 (14 years at 2.6 GHz): offsets make such values. Beyond it, 0xc000... is what it reads as.
+    """
+    if amount.lo > WORD - NEAR_ZERO:
+        return amount - WORD
+    return amount + WORD if amount.hi < NEAR_ZERO - WORD else amount
 
 
 def _precedes(a: int, b: int) -> bool:
@@ -151,7 +163,7 @@ def step_at(story: Story, step: int, clock: str, vcpu: int = 0) -> Span:
 def tsc_ahead(story: Story, one: Reading, other: Reading) -> Span:
     """By how many cycles one vCPU's TSC is ahead of another's, both at the later reading's instant."""
     at = later(one, other)
-    return tsc_on_line(story, one, at) - tsc_on_line(story, other, at)
+    return through_zero(tsc_on_line(story, one, at) - tsc_on_line(story, other, at))
 
 
 def kvmclock_ahead(story: Story, one: Reading, other: Reading) -> Span:
@@ -159,9 +171,9 @@ def kvmclock_ahead(story: Story, one: Reading, other: Reading) -> Span:
     ours, theirs = _page(one), _page(other)
     if 0 in tsc_ahead(story, one, other):
         tsc = other.tsc if _precedes(one.tsc, other.tsc) else one.tsc
-        return Span.of(kvmclock_ns(ours, tsc) - kvmclock_ns(theirs, tsc))
+        return through_zero(Span.of(kvmclock_ns(ours, tsc) - kvmclock_ns(theirs, tsc)))
     at = later(one, other)
-    return kvmclock_on_line(story, one, at) - kvmclock_on_line(story, other, at)
+    return through_zero(kvmclock_on_line(story, one, at) - kvmclock_on_line(story, other, at))
 
 
 def later(one: Reading, other: Reading) -> Instant:

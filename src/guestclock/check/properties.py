@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from guestclock.check.lines import Break, breaks, differs, groups, kvmclock_on_line, rounding_ns, same_line
+from guestclock.check.lines import (
+    Break,
+    breaks,
+    differs,
+    groups,
+    kvmclock_on_line,
+    rounding_ns,
+    same_line,
+    through_zero,
+)
 from guestclock.check.marks import Mark, Property
 from guestclock.check.span import Span
 from guestclock.check.story import Look, Rate, Reading, Story
@@ -29,7 +38,7 @@ def marks(story: Story) -> list[Mark]:
 def _never_back(clock: str, name: str) -> Property:
     def check(story: Story) -> Iterator[Mark]:
         for broken in breaks(story, clock):
-            if broken.is_step and broken.amount.hi < 0 and broken.regressed:
+            if broken.is_step and broken.amount.hi < 0 and broken.seen:
                 yield _mark(story, name, broken, "steps back")
 
     what = "TSC" if clock == "tsc" else "kvmclock, as its guest computes it,"
@@ -44,7 +53,7 @@ def _runs(clock: str, name: str) -> Property:
                 continue
             if broken.amount.lo > 0:
                 yield _mark(story, name, broken, "jumps ahead")
-            elif not broken.regressed:
+            elif not broken.seen:
                 yield _mark(story, name, broken, "falls behind")
 
     what = "TSC" if clock == "tsc" else "kvmclock"
@@ -152,7 +161,7 @@ def _get_clock(story: Story) -> Iterator[Mark]:
             continue
         for reading in _with_page(look):
             assert reading.page is not None
-            ahead = -(kvmclock_on_line(story, reading, look.clock.when) - look.clock.clock_ns)
+            ahead = through_zero(-(kvmclock_on_line(story, reading, look.clock.when) - look.clock.clock_ns))
             slack, key = rounding_ns(reading.page), (look.vm, reading.vcpu)
             if ahead.meets(Span(-slack, slack)):
                 known.pop(key, None)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from guestclock.errors import UserError
@@ -72,6 +73,17 @@ class Apt:
         done = self.run("apt-get", "-q", "download", package, cwd=into)
         return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["apt-get failed"])[-1]
 
+    def download_with_dependencies(self, packages: Sequence[str], into: Path) -> str | None:
+        """All that these packages need, on a machine with nothing at all. None on success, else apt's last word."""
+        nothing_installed = into / "status"
+        nothing_installed.touch()
+        (into / "partial").mkdir()
+        options = [f"Dir::State::status={nothing_installed}", f"Dir::Cache::archives={into}", "Debug::NoLocking=true"]
+        words = [word for option in options for word in ("-o", option)]
+        arguments = ["-q", "-y", "--download-only", "--no-install-recommends", "install", *packages]
+        done = self.run("apt-get", *words, *arguments)
+        return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["apt-get failed"])[-1]
+
     def mirrors(self) -> dict[str, tuple[str, str]]:
         """Base URL and keyring of the archives configured here, by their label ("Debian", "Debian-Security")."""
         asked = "$(LABEL)|$(REPO_URI)|$(SIGNED_BY)"
@@ -116,6 +128,20 @@ class Archive:
                     return deb.replace(into / deb.name)
             trouble = failed
         raise UserError(f"lab: package {package}: {trouble}")
+
+    def fetch_with_dependencies(self, packages: Sequence[str], into: Path) -> list[Path]:
+        """Download packages and all that they depend on, whatever is installed here; the .debs, in a new directory."""
+        trouble = "not known to apt"
+        for apt in self._each():
+            if not all(apt.has(package) for package in packages):
+                continue
+            into.mkdir(parents=True)
+            failed = apt.download_with_dependencies(packages, into)
+            if failed is None:
+                return sorted(into.glob("*.deb"))
+            shutil.rmtree(into)
+            trouble = failed
+        raise UserError(f"lab: packages {' '.join(packages)}: {trouble}")
 
     def _each(self) -> Iterator[Apt]:
         for at in itertools.count():

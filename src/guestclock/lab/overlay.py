@@ -6,6 +6,7 @@ Its bytecode is kept in the cache by content, so that two runs of one program ge
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,13 +22,14 @@ from guestclock.lab.imports import closure
 from guestclock.lab.setup import Image
 
 PACKAGE = Path(guestclock.__file__).parent
-INSIDE = ("lab/inside.py", "kvm/device", "vmm")
+INSIDE = ("lab/inside.py", "kvm/device", "vmm", "inspect")
 """What may be asked for inside, where it exists. What these import of guestclock comes with them."""
 
 EMPTY = ("lab/__init__.py",)
 """Files that are there inside, but empty: this one imports the host side."""
 
 CODE = "lab/guestclock"
+KEPT_COMPILATIONS = 8
 
 
 def overlay(program: Mapping[str, Any], *, on: Image, cache: Path) -> bytes:
@@ -80,8 +82,10 @@ def _compiled(on: Image, cache: Path) -> Path:
     key = hashlib.sha256(repr(sorted(files.items())).encode() + on.base_sha256.encode()).hexdigest()[:24]
     kept = cache / "code" / key
     if kept.exists():
+        os.utime(kept)
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
+    _prune(kept.parent, KEPT_COMPILATIONS - 1)
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix="partial-") as partial:
         tree = Path(partial) / "guestclock"
         for name, data in files.items():
@@ -94,3 +98,14 @@ def _compiled(on: Image, cache: Path) -> Path:
             if not kept.exists():
                 raise
     return kept
+
+
+def _prune(directory: Path, keep: int) -> None:
+    """Removes compiled code but for the latest used: every change of a source file leaves one behind."""
+    compiled = [path for path in directory.iterdir() if not path.name.startswith("partial-")]
+    for old in sorted(compiled, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            tempfile.TemporaryDirectory(dir=directory, prefix="partial-") as gone,
+        ):
+            old.rename(Path(gone) / old.name)

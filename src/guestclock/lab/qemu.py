@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestclock.lab.tools import LabError, require
+from guestclock.lab.tools import LabError
 
 CONSOLE = "console.txt"
 RESULTS = "results.txt"
@@ -42,7 +42,7 @@ class Machine:
     extra_cmdline: str
 
     def kernel_command_line(self) -> str:
-        words = ["console=ttyS0", "quiet", "panic=-1", "nokaslr", "norandmaps", "tsc=reliable"]
+        words = ["console=ttyS0", "quiet", "panic=-1", "nokaslr", "norandmaps", "nowatchdog", "tsc=reliable"]
         if self.deterministic:
             words += ["maxcpus=1", "nolapic_timer"]
         if self.tsc_khz is not None:
@@ -51,9 +51,9 @@ class Machine:
             words.append(self.extra_cmdline)
         return " ".join(words)
 
-    def command(self, *, kernel: Path, initrd: Path, output: Path) -> list[str]:
-        """The command line of QEMU. `output`: directory for what the two serial ports write."""
-        command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", "tcg"]
+    def arguments(self, *, kernel: Path, initrd: Path, output: Path) -> list[str]:
+        """What QEMU is started with. `output`: directory for what the two serial ports write."""
+        command = ["-nodefaults", "-no-user-config", "-machine", "pc", "-accel", "tcg"]
         command += ["-cpu", "max", "-smp", str(self.smp), "-m", str(self.memory_mib)]
         if self.deterministic:
             command += ["-icount", "shift=0,sleep=off", "-rtc", "base=2025-01-01T00:00:00,clock=vm", "-seed", "1"]
@@ -65,7 +65,7 @@ class Machine:
 
 def run(command: Sequence[str], *, timeout_s: float) -> None:
     """Run QEMU to its end; `LabError` when it does not come to one in time or does not start."""
-    arguments = [require(command[0]), *command[1:]]
+    arguments = list(command)
     setpriv = shutil.which("setpriv")
     if setpriv is not None:  # ends QEMU even when we are killed and cannot
         arguments = [setpriv, "--pdeathsig", "KILL", *arguments]

@@ -1,4 +1,5 @@
 """Make a lab's images: fetch packages, unpack, trim, pack. Once per kernel and machine; then nothing needs the network.
+Where there is no QEMU, fetch one.
 
 What is there already is left alone, so it may be called before every use. A run that is cut short leaves nothing
 half-made behind: an image gets its name only when it is complete.
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from guestclock.errors import UserError
-from guestclock.lab import image, newc
+from guestclock.lab import emulator, image, newc
 from guestclock.lab.debian import Archive, unpack
 from guestclock.lab.tools import cache_dir
 
@@ -56,7 +57,7 @@ def setup(
     cache: Path | None = None,
     refresh: bool = False,
 ) -> list[Image]:
-    """Have an image for each of these kernels ("6.1", "6.12", ...), making the missing ones.
+    """Have an image for each of these kernels ("6.1", "6.12", ...), making the missing ones, and a QEMU to run them.
 
     refresh: look for a newer package even where an image is there.
     """
@@ -67,6 +68,10 @@ def setup(
     made = []
     with _locked(cache / "lock"):
         archive: Archive | None = None
+        if emulator.find(cache) is None:
+            archive = Archive(cache, progress)
+            progress("lab: fetching QEMU and what it depends on (45 MB)")
+            progress(f"lab: QEMU ready ({emulator.fetch(archive, cache).package})")
         for kernel in kernels:
             ready = None if refresh else find_image(kernel, cache=cache)
             if ready is None:

@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from guestclock.check import Group, Look, Mark, Story, groups
-from guestclock.report.numbers import short_duration
+from guestclock.check import Group, Look, Mark, Story, errors, groups
+from guestclock.report.numbers import grouped, short_duration
 from guestclock.report.words import machine_named
 
 Column = tuple[Story, list[Mark]]
@@ -19,44 +19,75 @@ Column = tuple[Story, list[Mark]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one variation ended. tsc: the vCPUs' TSCs after the last look. steps: kvmclock's breaks in the whole run."""
+    """How one variation ended.
+
+    tsc: the vCPUs' TSCs after the last look. apart_ns: by how much they differ at most. step_ns: kvmclock's largest
+    break in the whole run, or None. carried: for each VM but the first, its clocks against true time at its end.
+    """
 
     tsc: str
-    agree: bool
-    steps: str
+    apart_ns: int
+    step_ns: int | None
     back: bool
+    carried: tuple[str, ...]
     troubles: str
+
+    @property
+    def size_ns(self) -> int:
+        """How much is off in all: what a figure shades."""
+        return max(self.apart_ns, abs(self.step_ns or 0))
 
 
 def outcome(story: Story, marks: Sequence[Mark]) -> Outcome:
     last = next((look for look in reversed(story.looks) if look.looked), None)
     found = [] if last is None else groups(story, last, "tsc")
     broken = [m for m in marks if m.name in ("kvmclock-never-back", "kvmclock-runs")]
+    worst = max(broken, key=lambda m: abs(m.amount.middle), default=None)
     troubles = dict.fromkeys(trouble for look in story.looks for trouble in look.troubles)
     return Outcome(
         tsc=_together(story, last, found) if last else "nothing read",
-        agree=len(found) <= 1,
-        steps=_worst_step(broken),
+        apart_ns=max((abs(_ahead_ns(story, last, g)) for g in found), default=0) if last else 0,
+        step_ns=None if worst is None else worst.amount.middle,
         back=any(m.what == "steps back" for m in broken),
+        carried=tuple(_carried(story)),
         troubles=", ".join(troubles),
     )
+
+
+def _carried(story: Story) -> Iterator[str]:
+    """What the first vCPU of each later VM ends with, against true time since the first VM's first reading."""
+    ends: dict[int, dict[str, str]] = {}
+    for clock, name in (("tsc", "TSC"), ("kvmclock", "kvmclock")):
+        for (vm, vcpu), points in errors(story, clock).items():
+            if vm > 0 and vcpu == 0:
+                ends.setdefault(vm, {})[name] = short_duration(points[-1].error_ns.middle)
+    for vm, clocks in sorted(ends.items()):
+        for name, error in clocks.items():
+            yield f"VM {vm} {name} {error}"
 
 
 def _together(story: Story, look: Look, found: Sequence[Group]) -> str:
     """0=1, or 0≠1 +1.100 s: which vCPUs' TSCs are one, and how far ahead of the first the others are."""
     parts = ["=".join(map(str, found[0].vcpus))]
     for group in found[1:]:
-        hz = look.readings[group.vcpus[0]].rate.of(story.tsc_khz * 1000)
-        ahead_ns = round(group.ahead.middle * 10**9 / hz)
-        parts.append(f"{'='.join(map(str, group.vcpus))} {short_duration(ahead_ns)}")
+        parts.append(f"{'='.join(map(str, group.vcpus))} {short_duration(_ahead_ns(story, look, group))}")
     return "≠".join(parts)
 
 
-def _worst_step(broken: Sequence[Mark]) -> str:
-    if not broken:
-        return "no step"
-    worst = max(broken, key=lambda m: abs(m.amount.middle))
-    return f"{short_duration(worst.amount.middle)}"
+def _ahead_ns(story: Story, look: Look, group: Group) -> int:
+    hz = look.readings[group.vcpus[0]].rate.of(story.tsc_khz * 1000)
+    return round(group.ahead.middle * 10**9 / hz)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One table: what its rows and columns are, and the outcomes, row by row; None was not run."""
+
+    title: str
+    head: str
+    labels: list[str]
+    across: list[str]
+    rows: list[list[Outcome | None]]
 
 
 class Grids:
@@ -72,55 +103,62 @@ class Grids:
             self.cells[machine, chosen] = outcome(story, marks)
         self.machines = _ordered(machine for machine, _ in self.cells)
         outcomes = list(self.cells.values())
-        self.tsc_matters = not all(o.agree for o in outcomes) or all(o.steps == "no step" for o in outcomes)
-        self.steps_matter = any(o.steps != "no step" for o in outcomes)
+        self.steps_matter = any(o.step_ns is not None for o in outcomes)
+        self.tsc_matters = any(o.apart_ns for o in outcomes) or not self.steps_matter
+        # Room for it is in a single table only; there the destination's clocks are the question.
+        self.carried_matters = len(self.names) == 1 and any(o.carried for o in outcomes)
 
-    def tables(self) -> Iterator[Table]:
-        """One grid per machine; with a single name in [vary] one table for all machines, a row each."""
+    def sheets(self) -> Iterator[Sheet]:
+        """One per machine; with a single name in [vary] one for all machines, a row each."""
         if len(self.names) == 1:
-            yield self._table(f"{self.names[0]} →", self.machines, [(m, ()) for m in self.machines], self.values[0])
+            rows = [[self.cells.get((m, (value,))) for value in self.values[0]] for m in self.machines]
+            yield Sheet("", f"{self.names[0]} across", self.machines, [_shown(v) for v in self.values[0]], rows)
             return
+        head = f"{self.names[0]} down, {self.names[1]} across"
+        across = [_shown(v) for v in self.values[1]]
         for machine in self.machines:
             for rest in _choices(self.values[2:]):
-                told = "".join(f", {n} = {v}" for n, v in zip(self.names[2:], rest, strict=True))
-                head = f"{self.names[0]} ↓  {self.names[1]} →"
-                rows = [(machine, (value,)) for value in self.values[0]]
-                table = self._table(head, [str(v) for v in self.values[0]], rows, self.values[1], rest)
-                table.title = Text(machine + told, style="bold")
-                yield table
+                title = machine + "".join(f", {n} = {v}" for n, v in zip(self.names[2:], rest, strict=True))
+                rows = [[self.cells.get((machine, (a, b, *rest))) for b in self.values[1]] for a in self.values[0]]
+                yield Sheet(title, head, [_shown(v) for v in self.values[0]], across, rows)
 
-    def _table(
-        self,
-        head: str,
-        labels: Sequence[str],
-        rows: Sequence[tuple[str, tuple[Any, ...]]],
-        across: Sequence[Any],
-        rest: tuple[Any, ...] = (),
-    ) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left")
-        table.add_column(head, no_wrap=True)
-        for value in across:
-            table.add_column(str(value), no_wrap=True)
-        for label, (machine, before) in zip(labels, rows, strict=True):
-            found = [self.cells.get((machine, (*before, value, *rest))) for value in across]
-            table.add_row(label, *(self._cell(o) for o in found))
-        return table
+    def tables(self, width: int) -> Iterator[Text | Table]:
+        """Each sheet as a heading and a table, in several parts where it is wider than that."""
+        for sheet in self.sheets():
+            cells = [[self._cell(o) for o in row] for row in sheet.rows]
+            left = max(len(label) for label in sheet.labels) + 2
+            for first, last in _parts(left, [_widest(head, column) for head, column in _columns(sheet, cells)], width):
+                heading = Text(f"{sheet.title}  " if sheet.title else "", style="bold")
+                yield heading.append(f"({sheet.head})", style="not bold dim")
+                table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+                table.add_column("", no_wrap=True)
+                for value in sheet.across[first:last]:
+                    table.add_column(value)
+                for label, row in zip(sheet.labels, cells, strict=True):
+                    table.add_row(label, *row[first:last])
+                yield table
 
     def _cell(self, o: Outcome | None) -> Text:
         if o is None:
             return Text("not run", style="dim")
-        lines = []
-        if self.tsc_matters:
-            lines.append((o.tsc, "" if o.agree else "yellow"))
-        if self.steps_matter:
-            style = "bold red" if o.back else "" if o.steps == "no step" else "yellow"
-            lines.append((f"kvmclock {o.steps}" if self.tsc_matters else o.steps, style))
-        if o.troubles:
-            lines.append((o.troubles, "yellow"))
         cell = Text()
-        for line, style in lines:
+        for line, style in self.told(o):
             cell.append("\n" if cell else "").append(line, style=style)
         return cell
+
+    def told(self, o: Outcome) -> Iterator[tuple[str, str]]:
+        """A cell's lines and their styles."""
+        if self.tsc_matters:
+            yield o.tsc, "yellow" if o.apart_ns else ""
+        if o.step_ns is not None:
+            named = "kvmclock " if self.tsc_matters else ""
+            yield named + short_duration(o.step_ns), "bold red" if o.back else "yellow"
+        elif self.steps_matter and not self.tsc_matters:
+            yield "no step", "dim"
+        if self.carried_matters:
+            yield from ((line, "dim") for line in o.carried)
+        if o.troubles:
+            yield o.troubles, "yellow"
 
     def legend(self) -> Iterator[str]:
         if self.tsc_matters:
@@ -135,6 +173,32 @@ class Grids:
             yield f"{shown}: the largest step that any vCPU's kvmclock took."
         else:
             yield "No vCPU's kvmclock stepped in any variation."
+        if self.carried_matters:
+            yield "VM 1 TSC −1 s: at that VM's end vCPU 0's TSC is so far from where the first VM's would have been."
+
+
+def _columns(sheet: Sheet, cells: list[list[Text]]) -> Iterator[tuple[str, list[Text]]]:
+    for number, head in enumerate(sheet.across):
+        yield head, [row[number] for row in cells]
+
+
+def _widest(head: str, column: Sequence[Text]) -> int:
+    return max(len(line) for text in (head, *(cell.plain for cell in column)) for line in text.split("\n"))
+
+
+def _parts(left: int, widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
+    """Ranges of columns that fit beside the labels, each of one column at least."""
+    first, used = 0, left
+    for number, width in enumerate(widths):
+        if number > first and used + width + 2 > room:
+            yield first, number
+            first, used = number, left
+        used += width + 2
+    yield first, len(widths)
+
+
+def _shown(value: Any) -> str:
+    return grouped(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _ordered(values: Any) -> list[Any]:

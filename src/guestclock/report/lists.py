@@ -3,59 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from guestclock.errors import UserError
+from guestclock.report.numbers import folded
 
-Entry = tuple[str, str]
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """name, as a command or a file takes it; about, in a sentence; more: where it is from, or where it can be done."""
+
+    name: str
+    about: str
+    more: str = ""
 
 
 def entries(what: str) -> list[Entry]:
-    """(name, one line) of everything of that kind. Raises UserError for a kind there is not."""
+    """Everything of that kind. Raises UserError for a kind there is not."""
     if what not in KINDS:
         raise UserError(f"list {what}: expected one of {', '.join(KINDS)}")
     return KINDS[what]()
 
 
 def show_entries(console: Console, found: Sequence[Entry]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column()
-    for name, about in found:
-        table.add_row(Text(name), Text(about))
-    console.print(table)
+    """In two columns, folded on a terminal; elsewhere a line each, for grep."""
+    left = max(len(e.name) for e in found) + 2
+    for entry in found:
+        if not console.is_terminal:
+            more = f"  [{entry.more}]" if entry.more else ""
+            console.print(f"{entry.name:<{left}}{entry.about}{more}", soft_wrap=True, markup=False)
+            continue
+        room = max(console.width - left, 30)
+        lines = [(line, "") for line in folded(entry.about, room)]
+        lines += [(line, "dim") for line in folded(entry.more, room) if line]
+        for number, (line, style) in enumerate(lines):
+            text = Text(f"{entry.name if number == 0 else '':<{left}}", style="bold")
+            console.print(text.append(line, style=style or "not bold"), soft_wrap=True)
 
 
 def _scenarios() -> list[Entry]:
     from guestclock.scenario import load, names
 
-    return [(name, load(name).about) for name in names()]
+    return [Entry(s.name, s.about, s.thread or "") for s in map(load, names())]
 
 
 def _kernels() -> list[Entry]:
     from guestclock.kvm.model import names
 
-    return list(names().items())
+    return [Entry(name, about) for name, about in names().items()]
 
 
 def _recipes() -> list[Entry]:
-    """The recipes there are, and what a scenario's own may be made of."""
+    """A scenario's steps are its recipe; these are the steps there are, with their keys."""
     from guestclock.scenario.verbs import VERBS
 
-    return [
-        (f"{actor} = {name!r}".replace("'", '"'), (verb.__doc__ or "").strip().splitlines()[0])
-        for actor, verbs in VERBS.items()
-        for name, verb in verbs.items()
-    ]
+    found = []
+    for actor, verbs in VERBS.items():
+        for name, verb in verbs.items():
+            where = ", ".join(place for place in ("model", "kvm", "lab") if place in verb.runs_on)
+            found.append(Entry(f'{actor} = "{name}"', _keys(verb), where))
+    return found
+
+
+def _keys(verb: type) -> str:
+    from msgspec.structs import fields
+
+    keys = [f for f in fields(verb) if f.name not in ("say", "look")]
+    needed = [f.encode_name for f in keys if f.required]
+    free = [f"[{f.encode_name}]" for f in keys if not f.required]
+    return " ".join([*needed, *free]) or "no keys"
 
 
 def _properties() -> list[Entry]:
     from guestclock.check import PROPERTIES
 
-    return [(p.name, f"{p.meaning} ({p.source})") for p in PROPERTIES]
+    return [Entry(p.name, p.meaning, p.source) for p in PROPERTIES]
 
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from guestclock.check import Span
 
 MINUS = "−"
 NS_PER_S = 10**9
+
+_INSIDE_NUMBER = re.compile(r"(?<=\d) (?=\d{3}(?!\d)|(?:ns|µs|ms|s|min|h|kHz|cycles)\b)|(?<=±) | (?=±)")
 
 
 def grouped(value: int) -> str:
@@ -31,11 +35,11 @@ def signed_duration(ns: int) -> str:
 
 
 def short_duration(ns: int) -> str:
-    """To three decimals, rounded: +1.100 s. For tables; the exact value stands elsewhere."""
+    """To three decimals, rounded: +1.100 s, −0.200 s, +12.345 ms. For tables; the exact value stands elsewhere."""
     size, sign = abs(ns), "+" if ns > 0 else MINUS if ns < 0 else ""
-    for unit, name in ((NS_PER_S, "s"), (1_000_000, "ms"), (1_000, "µs")):
-        if size >= unit:
-            thousandths = (size * 1000 + unit // 2) // unit
+    for unit, name, least in ((NS_PER_S, "s", 100), (1_000_000, "ms", 1000), (1_000, "µs", 1000)):
+        thousandths = (size * 1000 + unit // 2) // unit
+        if thousandths >= least:
             return f"{sign}{grouped(thousandths // 1000)}.{thousandths % 1000:03} {name}"
     return f"{sign}{size} ns"
 
@@ -45,9 +49,30 @@ def clock_value(ns: int) -> str:
     return f"{MINUS if ns < 0 else ''}{grouped(abs(ns) // NS_PER_S)}.{_in_threes(f'{abs(ns) % NS_PER_S:09}')}"
 
 
+def signed_span(span: Span) -> str:
+    """A signed duration with half of what a reading leaves open: −1 944 ± 7 913 ns."""
+    value, half = signed_duration(span.middle), duration(-(-span.width // 2))
+    if span.width == 0:
+        return value
+    number, _, unit = value.rpartition(" ")
+    return f"{number} ± {half}" if half.endswith(f" {unit}") else f"{value} ± {half}"
+
+
 def spread(span: Span) -> str:
     """Half of what a reading leaves open, as " ± 300 ns"; nothing for an exact value."""
     return f" ± {duration(-(-span.width // 2))}" if span.width else ""
+
+
+def folded(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width`, never broken inside a number or between it and its unit."""
+    atoms = _INSIDE_NUMBER.sub("\0", text).split(" ")
+    lines = [atoms[0]]
+    for atom in atoms[1:]:
+        if len(lines[-1]) + 1 + len(atom) <= width:
+            lines[-1] += f" {atom}"
+        else:
+            lines.append(atom)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _decimals(rest: int, unit: int) -> str:

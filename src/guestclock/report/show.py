@@ -11,6 +11,7 @@ from guestclock.check import Mark, Story, marks, story
 from guestclock.report.grid import Grids, is_grid
 from guestclock.report.sidebyside import CAPTION, side_by_side
 from guestclock.report.table import STYLES, TraceTable, hanging, summary, title
+from guestclock.report.words import machine_named
 from guestclock.sim.trace import Trace
 
 Column = tuple[Story, list[Mark]]
@@ -45,16 +46,21 @@ def show(console: Console, runs: Sequence[Column]) -> None:
         for table in side_by_side(runs, width):
             console.print(table)
         _text(console, CAPTION, "dim")
+        seen: dict[tuple[str, ...], str] = {}
         for run in runs:
             console.print()
             console.print(title(run[0]), style="bold", soft_wrap=True)
-            _sum(console, run)
+            same = seen.setdefault(tuple(line for _, line in summary(*run)), machine_named(run[0].trace.meta))
+            if same == machine_named(run[0].trace.meta):
+                _sum(console, run)
+            else:
+                _text(console, f"all as on {same}", "dim")
 
 
 def _grids(console: Console, runs: Sequence[Column]) -> None:
     grids = Grids(runs)
-    for table in grids.tables():
-        console.print(table)
+    for part in grids.tables(console.width):
+        console.print(part)
     for line in grids.legend():
         _text(console, line, "dim")
 

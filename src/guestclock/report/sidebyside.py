@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guestclock.check import Look, Mark, Story, errors
-from guestclock.report.numbers import short_duration, spread
+from guestclock.report.numbers import folded, short_duration, spread
 from guestclock.report.table import STYLES
 from guestclock.report.words import Told, brief, machine_named, told, vcpus_named
 
@@ -28,20 +28,21 @@ def side_by_side(columns: Sequence[Column], width: int) -> Iterator[Table]:
 
 
 def _table(columns: Sequence[Column], width: int) -> Table:
-    room = max(COLUMN_WIDTH, (width - STEP_WIDTH) // len(columns) - 2)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_lines=False)
+    room = min(max(COLUMN_WIDTH, (width - STEP_WIDTH) // len(columns) - 2), MAX_COLUMN_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", width=STEP_WIDTH)
     for story, _ in columns:
-        table.add_column(Text(machine_named(story.trace.meta)), width=min(room, MAX_COLUMN_WIDTH))
+        table.add_column(Text(machine_named(story.trace.meta)), width=room)
     sentences = [told(marks) for _, marks in columns]
     kvmclock = [_first_errors(story) for story, _ in columns]
     for index, look in enumerate(columns[0][0].looks):
         cells = [
-            _cell(story.looks[index], said, known) if index < len(story.looks) else Text("—")
+            _cell(story.looks[index], said, known, room) if index < len(story.looks) else Text("—")
             for (story, _), said, known in zip(columns, sentences, kvmclock, strict=True)
         ]
         number = "" if look.step < 0 else f"{look.step + 1} "
-        table.add_row(Text(f"{number}{look.say}"), *cells)
+        say = "\n  ".join(folded(f"{number}{look.say}", STEP_WIDTH - 3))
+        table.add_row(Text(say), *cells)
     return table
 
 
@@ -54,10 +55,10 @@ def _first_errors(story: Story) -> dict[int, str]:
     }
 
 
-def _cell(look: Look, said: Sequence[Told], known: dict[int, str]) -> Text:
+def _cell(look: Look, said: Sequence[Told], known: dict[int, str], width: int) -> Text:
     cell = Text()
     for line, style in _lines(look, said, known):
-        cell.append("\n" if cell else "").append(line, style=style)
+        cell.append("\n" if cell else "").append("\n  ".join(folded(line, width - 2)), style=style)
     return cell
 
 

@@ -16,14 +16,13 @@ from guestclock.check import (
     Reading,
     Span,
     Story,
-    breaks,
     errors,
     get_clock_error,
     groups,
     host_error,
 )
 from guestclock.check.story import CLOCK_TSC_STABLE
-from guestclock.report.numbers import clock_value, duration, grouped, short_duration, signed_duration, spread
+from guestclock.report.numbers import clock_value, duration, folded, grouped, short_duration, signed_span
 from guestclock.report.words import Told, amount_named, flags_named, machine_named, told, vcpus_named
 
 STYLES = {2: "bold red", 1: "yellow", 0: "dim"}
@@ -120,7 +119,7 @@ def _flags(reading: Reading) -> int | None:
 def _error(error: Span | None) -> str:
     if error is None:
         return ""
-    exact = f"{signed_duration(error.middle)}{spread(error)}"
+    exact = signed_span(error)
     return exact if len(exact) <= SHORT_FROM else short_duration(error.middle)
 
 
@@ -140,7 +139,7 @@ def _rendered(line: Line, widths: list[int], width: int, terminal: bool) -> Iter
 
 def _heading(number: str, say: str, time: str, width: int, terminal: bool) -> Iterator[Text]:
     """The sentence, and the time at the right end of its last line."""
-    lines = list(hanging(number, say, width, "bold"))
+    lines = list(hanging(number, say, width if terminal else 10_000, "bold"))
     room = width - lines[-1].cell_len - len(time)
     if room < 2 and terminal:
         lines.append(Text(""))
@@ -151,15 +150,9 @@ def _heading(number: str, say: str, time: str, width: int, terminal: bool) -> It
 
 def hanging(first: str, text: str, width: int, style: str = "") -> Iterator[Text]:
     """`text` in lines of at most `width`, indented under its own beginning."""
-    indent, line = " " * len(first), first
-    empty = True
-    for word in text.split(" "):
-        if not empty and len(line) + 1 + len(word) > width:
-            yield Text(line, style=style, no_wrap=True, overflow="ignore")
-            line, empty = indent, True
-        line += word if empty else f" {word}"
-        empty = False
-    yield Text(line, style=style, no_wrap=True, overflow="ignore")
+    for number, line in enumerate(folded(text, width - len(first))):
+        indent = first if number == 0 else " " * len(first)
+        yield Text(indent + line, style=style, no_wrap=True, overflow="ignore")
 
 
 # ---- the sum
@@ -203,7 +196,7 @@ def _worst(marks: list[Mark]) -> str:
     where = f"step{'s' if len(steps) > 1 else ''} {_steps_named(steps)}"
     if worst.clock == "page":
         return where
-    bound = "up to " if len(marks) > 1 else ""
+    bound = "up to " if len({abs(m.time_ns.middle) for m in marks}) > 1 else ""
     return f"{bound}{amount_named(worst)}, {where}"
 
 
@@ -214,6 +207,6 @@ def _steps_named(steps: list[int]) -> str:
 
 def _resolution(story: Story) -> str:
     """What a real host's readings leave open; nothing to say on the model, where they are exact."""
-    widest = max((b.amount.width for b in breaks(story, "tsc")), default=0)
-    ns = -(-widest * 1_000_000 // story.tsc_khz)
-    return f", TSC read to within {duration(ns)}" if widest > 2 else ""
+    widths = [r.when.host_tsc.width for r in story.readings if r.when.host_tsc]
+    half_ns = -(-max(widths, default=0) * 500_000 // story.tsc_khz)
+    return f", TSC known to ± {duration(half_ns)}" if half_ns > 1 else ""

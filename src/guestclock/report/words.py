@@ -153,9 +153,9 @@ def brief(mark: Mark) -> str:
         case "steps back" | "jumps ahead" | "falls behind":
             return f"{who} {CLOCK_NAMES[mark.clock]} {mark.what} {amount[1:]}"
         case "differs" if mark.clock == "get-clock":
-            return f"GET_CLOCK {amount} off {vcpus_named(mark.than)}"
+            return f"GET_CLOCK {amount} vs {vcpus_named(mark.than)}"
         case "differs":
-            return f"{who} {CLOCK_NAMES[mark.clock]} {amount} off {vcpus_named(mark.than)}"
+            return f"{who} {CLOCK_NAMES[mark.clock]} {amount} vs {vcpus_named(mark.than)}"
         case "says stable":
             return f"{who} STABLE, but {vcpus_named(mark.than)} {amount}"
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -24,6 +25,31 @@ class On:
         return f"lab:{self.lab}" if self.kind == "lab" else self.kind
 
 
+def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
+    """`--on all`: of the machines that can show the scenario those that are here, and for each other one why not."""
+    here, missing = [], []
+    for name in scenario.on:
+        try:
+            _ask(parse_on(name))
+        except UserError as absent:
+            missing.append(f"not on {name}: {absent}")
+        else:
+            here.append(name)
+    return here, missing
+
+
+def _ask(on: On) -> None:
+    """Raises UserError if the machine is not here."""
+    if on.kind == "kvm":
+        from guestclock.kvm.device.ioctls import open_kvm
+
+        os.close(open_kvm())
+    elif on.kind == "lab":
+        from guestclock.lab.boot import ready
+
+        ready(on.lab)
+
+
 def parse_on(text: str) -> On:
     """The machine `text` names. Raises UserError with what was expected; whether it is there is asked later."""
     if text in ("model", "kvm"):
@@ -33,7 +59,7 @@ def parse_on(text: str) -> On:
         if not re.fullmatch(r"\d+\.\d+", kernel):
             raise UserError(f"--on {text}: expected a kernel like lab:6.12")
         return On("lab", kernel)
-    raise UserError(f"--on {text}: expected model, kvm or lab:KERNEL (as lab:6.12)")
+    raise UserError(f"--on {text}: expected model, kvm, lab:KERNEL (as lab:6.12) or all")
 
 
 def check_steps(scenario: Scenario, on: On) -> None:

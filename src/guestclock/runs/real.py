@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.kvm.device import run_program
 from guestclock.lab import Lab
+from guestclock.lab.boot import ODD_TSC_KHZ
 from guestclock.scenario import Variation
 from guestclock.sim import Event, Trace
 from guestclock.sim.trace import TRACE_VERSION
-
-LAB_CPUS = 2
 
 
 def run_kvm(variation: Variation) -> Trace:
@@ -22,14 +21,28 @@ def run_kvm(variation: Variation) -> Trace:
     return from_lines(lines)
 
 
-def run_lab(variation: Variation, kernel: str) -> Trace:
-    """On `kernel` in the lab: virtual time, the same bytes each run. UserError where a tool or the image is missing."""
-    host = variation.host
-    khz = {} if host.tsc_khz is None else {"tsc_khz": host.tsc_khz}
-    lab = Lab(kernel, smp=host.cpus or LAB_CPUS, **khz)
-    # The lab's host is ours: a scenario may change its clocksource and its time.
-    program = {"program": "steps", **variation.program, "options": {"host_ops_allowed": True}}
-    return from_lines(lab.run(program))
+def run_lab(variations: Sequence[Variation], kernel: str) -> list[Trace]:
+    """On `kernel` in the lab: virtual time, the same bytes each run. One boot for all that ask for one host.
+
+    UserError where a tool or the image is missing, or a step cannot be done.
+    """
+    by_host: dict[tuple[int, int], list[int]] = {}
+    for index, variation in enumerate(variations):
+        by_host.setdefault((_cpus(variation), variation.host.tsc_khz or ODD_TSC_KHZ), []).append(index)
+    traces: dict[int, Trace] = {}
+    for (cpus, tsc_khz), indices in by_host.items():
+        # The lab's host is ours: a scenario may change its clocksource and its time.
+        options = {"options": {"host_ops_allowed": True}}
+        programs = [{"program": "steps", **variations[i].program, **options} for i in indices]
+        results = Lab(kernel, smp=cpus, tsc_khz=tsc_khz).run_many(programs)
+        traces |= {i: from_lines(lines) for i, lines in zip(indices, results, strict=True)}
+    return [traces[i] for i in range(len(variations))]
+
+
+def _cpus(variation: Variation) -> int:
+    """One physical CPU, unless more are spoken of: only on one is a lab's run the same to the last bit."""
+    named: list[int] = [step["cpu"] for step in variation.program["steps"] if "cpu" in step]
+    return max(variation.host.cpus or 1, *(cpu + 1 for cpu in named), 1)
 
 
 def from_lines(lines: Iterable[dict[str, Any]]) -> Trace:

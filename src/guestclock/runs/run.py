@@ -10,7 +10,7 @@ from pathlib import Path
 
 from guestclock import __version__
 from guestclock.errors import UserError
-from guestclock.runs.on import On, check_steps, in_time, parse_on
+from guestclock.runs.on import On, check_steps, in_time, parse_on, whatever_is_here
 from guestclock.scenario import Scenario, Variation
 from guestclock.sim import Trace
 
@@ -27,13 +27,19 @@ def run(
     kernels: Sequence[str] = (),
     seed: int | None = None,
     progress: Progress = lambda line: None,
+    remark: Progress = lambda line: None,
 ) -> list[Trace]:
     """A trace per machine, kernel and variation, in the order asked for.
 
-    on: "model", "kvm", "lab:6.12". kernels: profiles for the model (none: the scenario's own); real machines have their
-    own kernel. seed: draws the model's durations. progress: is told what runs now and what is left out, in a line each (from
-    several threads where several labs run).
+    on: "model", "kvm", "lab:6.12"; "all" is whatever of the scenario's own list is here. kernels: profiles for the model (none: the scenario's own); real machines have their
+    own kernel. seed: draws the model's durations. progress: is told what runs now, a line each
+    (from several threads where several labs run); remark: what is left out, and why.
     """
+    if "all" in on:
+        here, missing = whatever_is_here(scenario)
+        on = [*here, *(text for text in on if text != "all")]
+        for line in missing:
+            remark(line)
     machines = [parse_on(text) for text in dict.fromkeys(on)]
     if not machines:
         raise UserError("--on: expected at least one of model, kvm and lab:KERNEL")
@@ -53,7 +59,7 @@ def run(
     for machine in machines:
         runnable[machine], left_out = in_time(scenario, machine)
         for line in left_out:
-            progress(line)
+            remark(line)
     for machine in machines:
         if machine.kind == "kvm":
             traces[machine] = [_kvm(v, progress, scenario) for v in runnable[machine]]
@@ -74,19 +80,21 @@ def _kvm(variation: Variation, progress: Progress, scenario: Scenario) -> Trace:
 
 
 def _labs(wanted: dict[On, list[Variation]], progress: Progress, scenario: Scenario) -> dict[On, list[Trace]]:
-    """Boots of all kernels asked for, a few at once."""
+    """One boot per kernel asked for (and host the variations ask for), a few at once."""
     if not wanted:
         return {}
     from guestclock.runs.real import run_lab
 
-    def one(machine: On, variation: Variation) -> Trace:
-        progress(f"{machine}: {_named(scenario, variation)}")
-        return _finished(run_lab(variation, machine.lab), str(machine), scenario, variation, None)
+    def boot(machine: On, variations: list[Variation]) -> list[Trace]:
+        for variation in variations:
+            progress(f"{machine}: {_named(scenario, variation)}")
+        traces = run_lab(variations, machine.lab)
+        return [_finished(t, str(machine), scenario, v, None) for t, v in zip(traces, variations, strict=True)]
 
     with ThreadPoolExecutor(LABS_AT_ONCE) as pool:
-        futures = {m: [pool.submit(one, m, v) for v in variations] for m, variations in wanted.items()}
+        futures = {m: pool.submit(boot, m, variations) for m, variations in wanted.items()}
         try:
-            return {machine: [f.result() for f in boots] for machine, boots in futures.items()}
+            return {machine: future.result() for machine, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -11,7 +11,8 @@ import msgspec
 
 from guestclock.machine import HostSpec
 from guestclock.scenario.quantity import Quantity, Vary, did_you_mean
-from guestclock.scenario.verbs import VERBS, Vcpus, Verb, Wait
+from guestclock.scenario.verb import Vcpus, Verb
+from guestclock.scenario.verbs import VERBS, Wait
 
 Policy = Literal["run", "freeze", "advance"]
 KINDS = ("wait", "vmm", "guest", "host")

@@ -17,7 +17,8 @@ from guestclock.scenario import catalogue
 from guestclock.scenario.document import Complaint, Document, Expect, HostTable, convert, convert_step
 from guestclock.scenario.quantity import Value, Vary, did_you_mean, fill_in
 from guestclock.scenario.situation import Situation, Wrong
-from guestclock.scenario.verbs import MAX_VCPUS, OnVcpus, Sleep, Verb, Wait, check_khz
+from guestclock.scenario.verb import OnVcpus, Verb
+from guestclock.scenario.verbs import MAX_VCPUS, Sleep, Wait, check_khz
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 ON = re.compile(r"model|kvm|lab:[\w.+-]+")

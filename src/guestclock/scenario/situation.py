@@ -8,7 +8,6 @@ from typing import Any
 from guestclock.scenario.quantity import (
     Cycles,
     Nanoseconds,
-    Number,
     Quantity,
     Term,
     did_you_mean,
@@ -110,6 +109,3 @@ class Situation:
 
 def _listed(vcpus: tuple[int, ...]) -> str:
     return "vCPU " + ", ".join(map(str, vcpus))
-
-
-__all__ = ["Number", "Saved", "Situation", "Wrong"]

@@ -1,126 +1,21 @@
 """The steps a scenario may take: each verb's keys, what they mean, and the sentence a reader is shown.
 
-A verb's class is its schema: msgspec checks the keys and their types, `compile` the rest against the situation that the
-earlier steps have made. What a verb does when it is played is in `guestclock.vmm.steps`.
+What a verb does when it is played is in `guestclock.vmm.steps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from guestclock.scenario.quantity import Cycles, Duration, Nanoseconds, Number, Quantity, Step
+from guestclock.scenario.quantity import Cycles, Duration, Nanoseconds, Number, Step
 from guestclock.scenario.situation import Situation, Wrong
+from guestclock.scenario.verb import ANYWHERE, LAB, MODEL, VERBS, OnVcpus, Verb, verb
 
-MODEL, KVM, LAB = "model", "kvm", "lab"
-ANYWHERE = frozenset({MODEL, KVM, LAB})
 MIN_KHZ = 100_000
 MAX_KHZ = 2**32 - 1
 MAX_VCPUS = 64
-
-VERBS: dict[str, dict[str, type[Verb]]] = {"vmm": {}, "guest": {}, "host": {}}
-
-
-class Vcpus:
-    """Which vCPUs a step acts on, and in which order: 1, [1, 0] or "all"."""
-
-    __slots__ = ("chosen",)
-
-    def __init__(self, written: object) -> None:
-        self.chosen: tuple[int, ...] | None = None
-        if written == "all":
-            return
-        chosen: list[Any] = written if isinstance(written, list) else [written]
-        if not chosen or any(not isinstance(i, int) or isinstance(i, bool) for i in chosen):
-            raise ValueError(f"expected a vCPU like 1, a list like [0, 1] or 'all', got {written!r}")
-        if len(set(chosen)) < len(chosen):
-            raise ValueError(f"{written!r} names a vCPU twice")
-        self.chosen = tuple(chosen)
-
-    def among(self, count: int) -> tuple[int, ...]:
-        return tuple(range(count)) if self.chosen is None else self.chosen
-
-    def __str__(self) -> str:
-        if self.chosen is None:
-            return "every vCPU"
-        if len(self.chosen) == 1:
-            return f"vCPU {self.chosen[0]}"
-        return f"vCPUs {', '.join(map(str, self.chosen[:-1]))} and {self.chosen[-1]}"
-
-
-class Verb(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A step. say: the sentence for the reader, if the verb's own will not do. look: show every clock after it."""
-
-    actor: ClassVar[str]
-    name: ClassVar[str]
-    runs_on: ClassVar[frozenset[str]]
-    say: str | None = None
-    look: bool = True
-
-    def sentence(self) -> str:
-        raise NotImplementedError
-
-    def acting(self, now: Situation) -> tuple[int, ...]:
-        """The vCPUs this step acts on, checked to exist and to be free."""
-        return ()
-
-    def compile(self, now: Situation) -> dict[str, Any]:
-        """This step as `vmm.steps` plays it. Raises Wrong where the situation does not allow it; then changes it."""
-        acting = self.acting(now)
-        step: dict[str, Any] = {"actor": self.actor, "do": self.name, "say": self.say or self.sentence()}
-        if acting:
-            step["vcpus"] = list(acting)
-        for key in msgspec.structs.fields(type(self)):
-            value = getattr(self, key.name)
-            if value is None or isinstance(value, Vcpus) or key.name in ("say", "look", "save"):
-                continue
-            step[key.name] = now.terms(key.encode_name, value, acting) if isinstance(value, Quantity) else value
-        if not self.look:
-            step["look"] = False
-        save: str | None = getattr(self, "save", None)
-        if save is not None:
-            step["as"] = save
-            self.saves(now, save, acting)
-        self.after(now)
-        return step
-
-    def saves(self, now: Situation, name: str, acting: tuple[int, ...]) -> None:
-        now.save(name, "cycles", acting)
-
-    def after(self, now: Situation) -> None:
-        """What later steps find changed."""
-
-
-class OnVcpus(Verb, kw_only=True):
-    """A step that one vCPU after the other takes. gap: what the VMM lets pass between two of them."""
-
-    vcpu: Vcpus = msgspec.field(default_factory=lambda: Vcpus("all"))
-    gap: Duration | None = None
-
-    @property
-    def who(self) -> str:
-        apart = f", {self.gap} from one to the next" if self.gap is not None and self.gap.literal else ""
-        return f"{self.vcpu}{apart}"
-
-    def acting(self, now: Situation) -> tuple[int, ...]:
-        chosen = self.vcpu.among(now.vcpus)
-        for index in chosen:
-            now.need_vcpu(index)
-            now.need_outside(index)
-        return chosen
-
-
-def verb(actor: str, name: str, on: Iterable[str] = ANYWHERE) -> Callable[[type[Verb]], type[Verb]]:
-    """on: the machines that can do it: the model, this host's KVM, a kernel in the lab."""
-
-    def enter(cls: type[Verb]) -> type[Verb]:
-        cls.actor, cls.name, cls.runs_on = actor, name, frozenset(on)
-        VERBS[actor][name] = cls
-        return cls
-
-    return enter
 
 
 def check_khz(key: str, khz: int, *, zero: bool) -> None:
@@ -521,3 +416,7 @@ def _as(save: str | None) -> str:
 def _msr(index: int) -> None:
     if not 0 <= index < 2**32:
         raise Wrong("index", f"{index}, expected an MSR's index, 0 to 0xffffffff")
+
+
+# VERBS is complete once this module is loaded: take it from here, not from `verb`.
+__all__ = ["MAX_VCPUS", "VERBS", "Sleep", "Wait", "check_khz"]

@@ -17,18 +17,22 @@ TSC = 0x10
 
 @dataclass
 class Bench:
-    """One host with the kernel's KVM; `run` carries a recipe out, `state` looks at what KVM remembers of VM 0."""
+    """One host with the kernel's KVM; `run` carries recipes out, `vm` and `vcpu` show what KVM remembers of VM 0.
+
+    step_ns: how long a step takes; step_ps, if given, draws it anew for each. section_ns: between two clock reads.
+    """
 
     kernel: str | Profile = "linux-6.12"
     spec: HostSpec = field(default_factory=HostSpec)
     options: KvmOptions | None = None
     step_ns: int = 0
+    step_ps: Callable[[], int] | None = None
     section_ns: int = 0
     trace: Trace = field(default_factory=Trace)
 
     def __post_init__(self) -> None:
         self.timeline = Timeline(self.section_ns * PS_PER_NS)
-        self.scheduler = Scheduler(self.timeline, self.step_ns * PS_PER_NS)
+        self.scheduler = Scheduler(self.timeline, self.step_ps or self.step_ns * PS_PER_NS)
         self.machine = Machine(self.timeline, self.spec, scheduler=self.scheduler)
         profile = lookup(self.kernel) if isinstance(self.kernel, str) else self.kernel
         self.kvm = ModelKvm(self.machine, profile, self.scheduler, self.trace.emit, self.options)

@@ -22,7 +22,7 @@ from guestclock.kvm.model.msr import get_msr, set_msr
 from guestclock.kvm.model.nested import enter_l2, exit_l2
 from guestclock.kvm.model.run import enter_guest, exit_guest, lock, unlock
 from guestclock.kvm.model.state import SystemTimePage, VcpuTime
-from guestclock.kvm.model.tsc import guest_tsc, rdtsc, read_l1_tsc
+from guestclock.kvm.model.tsc import guest_tsc, l1_tsc_now, rdtsc
 from guestclock.kvm.record import as_json
 from guestclock.sim import Event, cp
 
@@ -73,11 +73,12 @@ async def act(vcpu: VcpuTime, action: GuestAction) -> Any:
     await step(vcpu, type(action).__name__)
     match action:
         case Wrmsr(index, data):
-            exit_guest(vcpu)  # intercepted; the next step enters again
+            vcpu.vm.kvm.profile.guest_wrmsr(vcpu, index)
             accepted = await set_msr(vcpu, index, data, by_host=False)
             return None if accepted else "#GP"
         case Rdmsr(index):
-            return get_msr(vcpu, index, by_host=False)
+            value = get_msr(vcpu, index, by_host=False)
+            return "#GP" if value is None else value
         case ClearGuestStopped():
             return clear_guest_stopped(vcpu.pv_time)
         case EnterL2(offset, ratio):
@@ -115,7 +116,7 @@ async def read_clocks(vcpu: VcpuTime) -> ClockReading:
 def peek(vcpu: VcpuTime) -> ClockReading:
     """The clocks seen from outside: L1's TSC and the page as it stands. KVM notices nothing."""
     host_tsc = rdtsc(vcpu)
-    tsc = read_l1_tsc(vcpu, host_tsc)
+    tsc = l1_tsc_now(vcpu, host_tsc)
     page: SystemTimePage | None = vcpu.pv_time
     if page is None:
         return ClockReading(tsc, None, None, (host_tsc, host_tsc))

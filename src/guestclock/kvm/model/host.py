@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from guestclock.arith import scale_tsc
+from guestclock.errors import UserError
 from guestclock.kvm.model.profile import Profile, timer_expiry
 from guestclock.kvm.model.state import KvmState, VmTime
 from guestclock.linux.timer_wheel import jiffies_at, wheel_expiry
@@ -27,12 +28,14 @@ class KvmOptions:
     kvmclock_periodic_sync: the module parameter (kernels up to 6.18).
     guest_tsc_adjust: the guest's CPUID offers TSC_ADJUST (0x3b); otherwise the host's writes of it are ignored.
     guest_tsc_protected: VMs are TDX, or SNP with secure TSC: KVM cannot move their TSC (kernels from 6.15 on).
+    xen_time_pages: the VMM registers Xen's vcpu_info and time_info of each new vCPU (kernels from 5.12 on).
     xen_pvclock_tsc_unstable: KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE masks TSC_STABLE in Xen's pages.
     """
 
     kvmclock_periodic_sync: bool = True
     guest_tsc_adjust: bool = True
     guest_tsc_protected: bool = False
+    xen_time_pages: bool = False
     xen_pvclock_tsc_unstable: bool = False
 
 
@@ -43,6 +46,8 @@ class KvmHost:
         self, machine: Machine, profile: Profile, spawner: Spawner, emit: Emit | None, options: KvmOptions
     ) -> None:
         self.machine, self.profile, self.spawner, self.emit, self.options = machine, profile, spawner, emit, options
+        if (options.xen_time_pages or options.xen_pvclock_tsc_unstable) and not profile.xen:
+            raise UserError(f"kernel {profile.name}: no pages for Xen guests, expected linux-5.15 or later")
         self.timeline = machine.timeline
         self.state = KvmState()
         self.vms: list[VmTime] = []

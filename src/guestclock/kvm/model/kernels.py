@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guestclock.kvm.model import host, kvmclock, lifecycle, matching, msr, page, tsc, updates
+from guestclock.kvm.model import host, kvmclock, lifecycle, matching, msr, page, run, tsc, updates
 from guestclock.kvm.model.profile import Profile
 
 LINUX_2_6_36 = Profile(
@@ -14,6 +14,7 @@ LINUX_2_6_36 = Profile(
     tsc_record=matching.last_only,
     masterclock_request=matching.no_masterclock,
     guest_tsc_write=msr.guest_write_tracked_only,
+    guest_wrmsr=run.exits_and_enters_again,
     creation_tsc=lifecycle.tsc_since_vm_creation,
     apply_tsc_offset=tsc.offset_as_asked,
     snapshot=page.no_snapshot,
@@ -22,6 +23,7 @@ LINUX_2_6_36 = Profile(
     page_khz=page.host_khz,
     page_ns=page.as_read,
     page_store=page.stored_at_once,
+    write_pages=page.kvm_xen_hyperv,
     global_update=updates.own_page_only,
     load_update=updates.load_asks_for_own,
     vcpu_created=updates.no_periodic_sync,
@@ -43,7 +45,9 @@ LINUX_2_6_36 = Profile(
     pm_notifier=False,
     boot_vcpu_msr_matters=False,
     backwards_tsc_kept=False,
-    stopped_leaks_to_xen=True,
+    tsc_adjust=False,
+    xen=False,
+    hyperv=False,
     protects_tsc=False,
 )
 
@@ -70,9 +74,11 @@ LINUX_3_8 = LINUX_3_4.but(
     about="the masterclock: pages of matched vCPUs come from one snapshot (P7)",
     masterclock_request=matching.on_toggle,
     snapshot=page.masterclock_snapshot,
+    wall_clock_epoch=kvmclock.epoch_of_host_boot_less_offset,
     creation_before_publish=False,
     tracking_section=True,
     guest_tsc_write=msr.guest_write_tracked,
+    tsc_adjust=True,
     set_clock=kvmclock.offset_from_base_then_snapshot,
     tracepoints=("kvm_write_tsc_offset", "kvm_update_master_clock", "kvm_track_tsc"),
 )
@@ -101,6 +107,7 @@ LINUX_4_12 = LINUX_3_19.but(
     adjust_clock=2,
     get_clock=kvmclock.clock_by_masterclock,
     set_clock=kvmclock.offset_after_snapshot,
+    hyperv=True,
 )
 
 LINUX_5_4 = LINUX_4_12.but(name="linux-5.4", about="as 4.12; the last on CLOCK_BOOTTIME")
@@ -115,7 +122,8 @@ LINUX_5_10 = LINUX_5_4.but(
 
 LINUX_5_15 = LINUX_5_10.but(
     name="linux-5.15",
-    about="guests are told of the host's sleep; SET_CLOCK is exact at the snapshot",
+    about="guests are told of the host's sleep; SET_CLOCK is exact at the snapshot; Xen guests",
+    xen=True,
     pm_notifier=True,
     set_clock=kvmclock.offset_from_snapshot,
 )
@@ -151,7 +159,7 @@ LINUX_6_17 = LINUX_6_12.but(
     name="linux-6.17",
     about="protected TSCs (P14, 6.15); a page's rate is never 0 (6.16); the VM's kHz are fixed once a vCPU exists",
     protects_tsc=True,
-    stopped_leaks_to_xen=False,
+    write_pages=page.kvm_hyperv_xen,
     page_khz=page.scaled_khz_at_least_1,
     vm_khz_after_vcpus=False,
 )
@@ -177,7 +185,10 @@ PVM = LINUX_6_18.but(
     name="pvm",
     about="6.18 under kvm-pvm: every TSC offset is pinned to 0, the books are kept as if it were not",
     apply_tsc_offset=tsc.offset_pinned_to_0,
-    system_time_write=msr.active_page_rewritten,
+    guest_wrmsr=run.emulated_in_place,
+    system_time_write=msr.stable_cleared_by_host,
+    xen=False,
+    hyperv=False,
 )
 
 KERNELS: dict[str, Profile] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from guestclock.abi.msr import MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW
 from guestclock.arith import u32, u64
 from guestclock.errors import UserError
 from guestclock.kvm import api
@@ -13,16 +14,12 @@ from guestclock.kvm.model import guest, lifecycle, run
 from guestclock.kvm.model.host import KvmHost, KvmOptions, Spawner
 from guestclock.kvm.model.kvmclock import KVM_CLOCK_REALTIME
 from guestclock.kvm.model.masterclock import pvclock_gtod_notify
-from guestclock.kvm.model.msr import (
-    MSR_KVM_SYSTEM_TIME,
-    MSR_KVM_SYSTEM_TIME_NEW,
-    get_msr,
-    set_msr,
-    system_time_gpa,
-)
+from guestclock.kvm.model.msr import get_msr, set_msr, system_time_gpa
 from guestclock.kvm.model.profile import Profile
 from guestclock.kvm.model.state import VcpuTime, VmTime
+from guestclock.kvm.model.stopped import start_all_tscs, stop_all_tscs
 from guestclock.kvm.model.tsc import kvm_set_tsc_khz, write_tsc_offset_attribute
+from guestclock.kvm.model.xen import kvm_xen_shared_info_init
 from guestclock.kvm.record import record
 from guestclock.machine import Machine
 from guestclock.sim import PS_PER_NS, Checkpoint, Emit, cp
@@ -96,6 +93,12 @@ class ModelKvm:
         vcpu: VcpuTime = vcpus[op.vcpu]
         return vcpu
 
+    def _stoppable(self, op: Any) -> VmTime:
+        vm = self.vm(op)
+        if not self.host.profile.stop_all_tscs:
+            raise KvmError("ENOTTY", op, "no kernel has this call; the overlay stop-all-tscs gives it to one")
+        return vm
+
     def _tasks_frozen(self) -> bool:
         """Whether the freezer has every thread: none is inside an ioctl."""
         return not any(vm.ioctls or any(vcpu.mutex for vcpu in vm.vcpus) for vm in self.vms)
@@ -113,11 +116,13 @@ async def _check_extension(self: ModelKvm, op: api.CheckExtension) -> int:
     profile, host = self.host.profile, self.host
     answers = {
         8: 1,
+        38: 4 if profile.xen else 0,  # of its bits only SHARED_INFO is modelled
         39: profile.adjust_clock,
         60: int(host.has_tsc_control),  # concrete: a capability
         61: int(profile.vcpu_khz_ioctl),  # concrete: a capability
         72: 1,
         76: 1,
+        96: int(profile.hyperv),  # concrete: a capability
         127: int(profile.offset_attribute),  # concrete: a capability
         214: int(profile.vm_khz_ioctl and host.has_tsc_control),  # concrete: a capability
     }
@@ -192,6 +197,32 @@ async def _get_tsc_khz(self: ModelKvm, op: api.GetTscKhz) -> int:
     return vcpu.virtual_tsc_khz
 
 
+@_handles(api.StopAllTscs)
+async def _stop_all_tscs(self: ModelKvm, op: api.StopAllTscs) -> int:
+    vm = self._stoppable(op)
+    if vm.tscs_stopped:
+        raise KvmError("EBUSY", op, "the TSCs are stopped already")
+    if not vm.vcpus:
+        raise KvmError("EINVAL", op, "the VM has no vCPU")
+    return await stop_all_tscs(vm)
+
+
+@_handles(api.StartAllTscs)
+async def _start_all_tscs(self: ModelKvm, op: api.StartAllTscs) -> None:
+    vm = self._stoppable(op)
+    if not vm.tscs_stopped:
+        raise KvmError("EINVAL", op, "the TSCs are not stopped")
+    await start_all_tscs(vm, u64(op.tsc))
+
+
+@_handles(api.XenSharedInfoInit)
+async def _xen_shared_info_init(self: ModelKvm, op: api.XenSharedInfoInit) -> None:
+    vm = self.vm(op)
+    if not self.host.profile.xen:
+        raise KvmError("ENOTTY", op, "KVM_XEN_HVM_SET_ATTR does not exist here, in general it does since 5.12")
+    await kvm_xen_shared_info_init(vm)
+
+
 # ---- vCPU scope
 
 
@@ -218,6 +249,8 @@ async def _get_msr(self: ModelKvm, op: api.GetMsr) -> int:
     value = get_msr(vcpu, op.index, by_host=True)
     lifecycle.vcpu_put(vcpu)
     run.unlock(vcpu)
+    if value is None:
+        raise KvmError("EINVAL", op, f"MSR {op.index:#x} refused")
     return value
 
 

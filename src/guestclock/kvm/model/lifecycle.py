@@ -16,6 +16,7 @@ from guestclock.kvm.model.tsc import (
     rdtsc,
     write_tsc,
 )
+from guestclock.kvm.model.xen import register_time_pages
 from guestclock.sim import cp
 
 # ---- creation
@@ -31,6 +32,7 @@ def kvm_arch_init_vm(kvm: KvmHost) -> VmTime:
         vcpus=[],
         pages={},
         wall_clock_pages={},
+        hv_pages={},
         max_tsc_khz=max_khz,
         default_tsc_khz=max_khz or machine.tsc_khz,
     )
@@ -64,6 +66,8 @@ async def create_vcpu(vm: VmTime) -> VcpuTime:
         await profile.creation_tsc(vcpu)
     vcpu_put(vcpu)
     await cp("create_vcpu: publish")
+    if kvm.options.xen_time_pages:
+        register_time_pages(vcpu)
     vm.vcpus.append(vcpu)
     vm.online_vcpus += 1
     if not profile.creation_before_publish:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guestclock.kvm.model import tracepoints
 from guestclock.kvm.model.host import KvmHost
+from guestclock.kvm.model.hyperv import request_tsc_page_update
 from guestclock.kvm.model.requests import all_out_of_guest, clock_update_all, entries_allowed, masterclock_update_all
 from guestclock.kvm.model.state import VmTime
 from guestclock.sim import cp
@@ -35,6 +36,7 @@ def pvclock_update_vm_gtod_copy(vm: VmTime) -> None:
 
 async def kvm_update_masterclock(vm: VmTime) -> None:
     """A new snapshot, with no vCPU of the VM in its guest meanwhile."""
+    request_tsc_page_update(vm)
     await kvm_start_pvclock_update(vm)
     pvclock_update_vm_gtod_copy(vm)
     await kvm_end_pvclock_update(vm)

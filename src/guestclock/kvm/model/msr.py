@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from guestclock.abi.msr import (
+    HV_X64_MSR_REFERENCE_TSC,
+    HV_X64_MSR_TIME_REF_COUNT,
+    HV_X64_MSR_TSC_FREQUENCY,
+    MSR_AMD64_TSC_RATIO,
+    MSR_IA32_TSC,
+    MSR_IA32_TSC_ADJUST,
+    MSR_KVM_SYSTEM_TIME,
+    SYSTEM_TIME_MSRS,
+    WALL_CLOCK_MSRS,
+)
+from guestclock.abi.pvclock import PVCLOCK_TSC_STABLE_BIT
 from guestclock.arith import s64, u64
 from guestclock.errors import UserError
 from guestclock.kvm.model.host import KvmHost
+from guestclock.kvm.model.hyperv import write_reference_tsc
+from guestclock.kvm.model.kvmclock import get_time_ref_counter
 from guestclock.kvm.model.page import kvm_write_wall_clock
 from guestclock.kvm.model.profile import guest_tsc_write, system_time_write
 from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage
@@ -12,27 +26,27 @@ from guestclock.kvm.model.tsc import (
     adjust_tsc_offset_guest,
     compute_l1_tsc_offset,
     guest_tsc,
+    l1_tsc_now,
     rdtsc,
-    read_l1_tsc,
     write_tsc,
 )
 from guestclock.sim import cp
 
-MSR_IA32_TSC = 0x10
-MSR_KVM_WALL_CLOCK = 0x11
-MSR_KVM_SYSTEM_TIME = 0x12
-MSR_IA32_TSC_ADJUST = 0x3B
-MSR_KVM_WALL_CLOCK_NEW = 0x4B564D00
-MSR_KVM_SYSTEM_TIME_NEW = 0x4B564D01
-MSR_AMD64_TSC_RATIO = 0xC0000104
+HV_X64_MSR_TSC_EMULATION_CONTROL = 0x40000107  # from memory, not checked
+HYPERV_MSRS = (
+    HV_X64_MSR_REFERENCE_TSC,
+    HV_X64_MSR_TIME_REF_COUNT,
+    HV_X64_MSR_TSC_FREQUENCY,
+    HV_X64_MSR_TSC_EMULATION_CONTROL,
+)
 
 _PAGE = 4096
 _TSC_RATIO_BITS = 40
 
 
 def system_time_gpa(index: int) -> int:
-    """Where EnableKvmclock puts a vCPU's page in the model's guest memory."""
-    return 0x10000 + 64 * index
+    """Where EnableKvmclock puts a vCPU's page in guest memory: where kvm.device has it too."""
+    return 0x11000 + 0x2000 * index
 
 
 async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bool:
@@ -45,21 +59,29 @@ async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bo
         elif not vcpu.guest_tsc_protected:
             await kvm.profile.guest_tsc_write(vcpu, data)
     elif index == MSR_IA32_TSC_ADJUST:
+        if not kvm.profile.tsc_adjust:
+            return False
         if kvm.options.guest_tsc_adjust:
             if not by_host:
                 adjust_tsc_offset_guest(vcpu, s64(data - vcpu.ia32_tsc_adjust_msr))
                 vcpu.req_clock_update = True
             vcpu.ia32_tsc_adjust_msr = s64(data)
-    elif index in (MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW):
-        await kvm.profile.system_time_write(vcpu, data)
+    elif index in SYSTEM_TIME_MSRS:
         kvm_write_system_time(vcpu, data, index == MSR_KVM_SYSTEM_TIME, by_host)
-    elif index in (MSR_KVM_WALL_CLOCK, MSR_KVM_WALL_CLOCK_NEW):
+        await kvm.profile.system_time_write(vcpu, by_host)
+    elif index in WALL_CLOCK_MSRS:
         vm.wall_clock = data
         if data != 0:
             page = vm.wall_clock_pages.setdefault(data, WallClockPage())
             await kvm_write_wall_clock(vm, page)
+    elif index == HV_X64_MSR_REFERENCE_TSC and kvm.profile.hyperv:
+        write_reference_tsc(vcpu, data, by_host)
+    elif index == HV_X64_MSR_TSC_EMULATION_CONTROL and kvm.profile.hyperv:
+        vm.hv_tsc_emulation_control = data != 0
+    elif index in HYPERV_MSRS:
+        return False  # read-only, or no such MSR here
     elif index == MSR_AMD64_TSC_RATIO:
-        if not kvm.has_tsc_control or (data >> _TSC_RATIO_BITS and not by_host):
+        if kvm.machine.spec.tsc_scaling != "svm" or data >> _TSC_RATIO_BITS:
             return False
         vcpu.tsc_ratio_msr = data
     else:
@@ -67,21 +89,41 @@ async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bo
     return True
 
 
-def get_msr(vcpu: VcpuTime, index: int, *, by_host: bool) -> int:
-    """kvm_get_msr_common(); u64. The TSC: L1's for the host; for the guest that of whatever runs, L1 or L2."""
+def get_msr(vcpu: VcpuTime, index: int, *, by_host: bool) -> int | None:
+    """kvm_get_msr_common(); u64. The TSC: L1's for the host; for the guest that of whatever runs, L1 or L2.
+
+    None: this kernel has no such MSR (#GP, or 0 MSRs read).
+    """
     vm: VmTime = vcpu.vm
+    kvm: KvmHost = vm.kvm
     if index == MSR_IA32_TSC:
         host_tsc = rdtsc(vcpu)
-        return read_l1_tsc(vcpu, host_tsc) if by_host else guest_tsc(vcpu, host_tsc)
+        return l1_tsc_now(vcpu, host_tsc) if by_host else guest_tsc(vcpu, host_tsc)
     if index == MSR_IA32_TSC_ADJUST:
-        return u64(vcpu.ia32_tsc_adjust_msr)
-    if index in (MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW):
+        return u64(vcpu.ia32_tsc_adjust_msr) if kvm.profile.tsc_adjust else None
+    if index in SYSTEM_TIME_MSRS:
         return vcpu.time
-    if index in (MSR_KVM_WALL_CLOCK, MSR_KVM_WALL_CLOCK_NEW):
+    if index in WALL_CLOCK_MSRS:
         return vm.wall_clock
+    if index in HYPERV_MSRS:
+        return _get_hyperv(vcpu, index)
     if index == MSR_AMD64_TSC_RATIO:
-        return vcpu.tsc_ratio_msr
+        return vcpu.tsc_ratio_msr if kvm.machine.spec.tsc_scaling == "svm" else None
     raise _unknown(index)
+
+
+def _get_hyperv(vcpu: VcpuTime, index: int) -> int | None:
+    vm: VmTime = vcpu.vm
+    kvm: KvmHost = vm.kvm
+    if not kvm.profile.hyperv:
+        return None
+    if index == HV_X64_MSR_REFERENCE_TSC:
+        return vm.hv_tsc_page
+    if index == HV_X64_MSR_TIME_REF_COUNT:
+        return get_time_ref_counter(vm)
+    if index == HV_X64_MSR_TSC_FREQUENCY:
+        return vcpu.virtual_tsc_khz * 1000
+    return int(vm.hv_tsc_emulation_control)  # concrete: a flag
 
 
 def kvm_write_system_time(vcpu: VcpuTime, data: int, old_msr: bool, by_host: bool) -> None:
@@ -111,7 +153,10 @@ def _page_at(vm: VmTime, msr: int) -> SystemTimePage | None:
 
 
 def _unknown(index: int) -> UserError:
-    return UserError(f"MSR {index:#x}: the model knows 0x10, 0x11, 0x12, 0x3b, 0x4b564d00, 0x4b564d01, 0xc0000104")
+    return UserError(
+        f"MSR {index:#x}: the model knows 0x10, 0x11, 0x12, 0x3b, 0x4b564d00, 0x4b564d01, 0xc0000104"
+        ", 0x40000020, 0x40000021, 0x40000022, 0x40000107"
+    )
 
 
 # ---- rules
@@ -140,18 +185,22 @@ async def guest_write_tracked(vcpu: VcpuTime, data: int) -> None:
 
 
 @system_time_write.rule(since="2.6.33")
-async def no_page_write(vcpu: VcpuTime, data: int) -> None:
+async def no_page_write(vcpu: VcpuTime, by_host: bool) -> None:
     """Nothing: the page is left for the next KVM_RUN."""
 
 
 @system_time_write.rule(since="6.18", commit="kvm-pvm")
-async def active_page_rewritten(vcpu: VcpuTime, data: int) -> None:
-    """Writing the active MSR again ends the old page at once: version + 2, flags cleared (kvm-pvm)."""
+async def stable_cleared_by_host(vcpu: VcpuTime, by_host: bool) -> None:
+    """If the host enables a page on vCPU 0 that says TSC_STABLE, KVM clears that flag at once; version + 2.
+
+    Other vCPUs' pages are left alone, and so is vCPU 0's when the guest writes. Observed on a kvm-pvm host, 6.18; its
+    source was not at hand.
+    """
     page: SystemTimePage | None = vcpu.pv_time
-    if page is None:
+    if not by_host or vcpu.index or page is None or not page.flags & PVCLOCK_TSC_STABLE_BIT:  # concrete: flags
         return
     version = (page.version + 1) | 1  # concrete: a count
     page.version = version & 0xFFFFFFFF  # concrete: a count
-    await cp("system-time MSR: flags of the old page")
-    page.flags = 0
+    await cp("system-time MSR: flags of the page")
+    page.flags = page.flags & ~PVCLOCK_TSC_STABLE_BIT  # concrete: flags
     page.version = (version + 1) & 0xFFFFFFFF  # concrete: a count

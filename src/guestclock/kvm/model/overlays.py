@@ -133,7 +133,7 @@ OVERLAYS: dict[str, Overlay] = {
         _plain("stop-all-tscs", "2010's idea: all TSCs of a VM can be held and let go together", stop_all_tscs=True),
         _plain(
             "exact-c",
-            "GET_CLOCK by the guest's scale (abdef42276d8)",
+            "GET_CLOCK by the guest's scale: our own construction of abdef42276d8, whose text was not at hand",
             guest_kvmclock=kvmclock.kvmclock_c_by_guest_scale,
         ),
         _plain(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT
 from guestclock.arith import kvm_get_time_scale, pvclock_scale_delta, s64, u32, u64
 from guestclock.kvm.model import tracepoints
 from guestclock.kvm.model.host import KvmHost
-from guestclock.kvm.model.profile import catchup, page_khz, page_ns, page_store, snapshot
+from guestclock.kvm.model.hyperv import setup_tsc_page
+from guestclock.kvm.model.profile import catchup, page_khz, page_ns, page_store, snapshot, write_pages
 from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage
 from guestclock.kvm.model.tsc import NSEC_PER_SEC, adjust_tsc_offset_guest, rdtsc, read_l1_tsc
 from guestclock.sim import cp
@@ -135,29 +138,61 @@ async def kvm_guest_time_update(vcpu: VcpuTime) -> bool:
     vcpu.last_kernel_ns = kernel_ns
     vcpu.page_tsc_timestamp = tsc
     flags = 0 if snapshot is None else PVCLOCK_TSC_STABLE_BIT
-    await write_pages(vcpu, tsc, system_time, flags)
+    await profile.write_pages(vcpu, tsc, system_time, flags)
     return True
 
 
-async def write_pages(vcpu: VcpuTime, tsc: int, system_time: int, flags: int) -> None:
-    """The KVM page, then Xen's two, in the kernel's order."""
+@write_pages.rule(since="2.6.33")
+async def kvm_xen_hyperv(vcpu: VcpuTime, tsc: int, system_time: int, flags: int) -> None:
+    """KVM's page, Xen's two, Hyper-V's. GUEST_STOPPED of a page is in all that follow: it leaks to Xen (to 6.14).
+
+    Where Xen's pages shall not say TSC_STABLE, the tracepoint says it all the same.
+    """
     kvm: KvmHost = vcpu.vm.kvm
+    store = kvm.profile.page_store
+    shown = flags
     if vcpu.pv_time is not None:
-        await kvm.profile.page_store(vcpu, vcpu.pv_time, tsc, system_time, flags)
+        shown = await store(vcpu, vcpu.pv_time, tsc, system_time, shown)
+    for page in (vcpu.xen_vcpu_info, vcpu.xen_vcpu_time_info):
+        if page is not None:
+            shown = await store(vcpu, page, tsc, system_time, shown)
+    await _hyperv_page(vcpu, tsc, system_time, flags)
+
+
+@write_pages.rule(since="6.15")
+async def kvm_hyperv_xen(vcpu: VcpuTime, tsc: int, system_time: int, flags: int) -> None:
+    """KVM's page, Hyper-V's, Xen's two; GUEST_STOPPED is for KVM's alone, and TSC_STABLE is masked before Xen's."""
+    kvm: KvmHost = vcpu.vm.kvm
+    store = kvm.profile.page_store
+    if vcpu.pv_time is not None:
+        await store(vcpu, vcpu.pv_time, tsc, system_time, flags)
+    await _hyperv_page(vcpu, tsc, system_time, flags)
+    if kvm.options.xen_pvclock_tsc_unstable:
+        flags &= ~PVCLOCK_TSC_STABLE_BIT
+    for page in (vcpu.xen_vcpu_info, vcpu.xen_vcpu_time_info):
+        if page is not None:
+            await store(vcpu, page, tsc, system_time, flags)
+
+
+async def _hyperv_page(vcpu: VcpuTime, tsc: int, system_time: int, flags: int) -> None:
+    stable = flags != 0
+    await setup_tsc_page(vcpu.vm, tsc, system_time, vcpu.pvclock_tsc_mul, vcpu.pvclock_tsc_shift, stable)
 
 
 @page_store.rule(since="2.6.33")
-async def stored_at_once(vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_time: int, flags: int) -> None:
+async def stored_at_once(vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_time: int, flags: int) -> int:
     """One copy of all 32 bytes; the version goes on from the host's own copy, always even."""
     vcpu.page_version = u32(vcpu.page_version + 2)
-    _store_body(vcpu, page, tsc, system_time, _stopped(vcpu, page, flags))
+    flags = _stopped(vcpu, page, flags)
+    _store_body(vcpu, page, tsc, system_time, flags)
     page.version = vcpu.page_version
+    return flags
 
 
 @page_store.rule(since="3.19", commit="48434c20e18d")
 async def stored_by_version_protocol(
     vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_time: int, flags: int
-) -> None:
+) -> int:
     """Writes one page: odd version, body, even version. GUEST_STOPPED stays until the guest clears it.
 
     The version goes on from what stands in guest memory. Each store is a step: a reader on another vCPU, or the VMM,
@@ -167,12 +202,15 @@ async def stored_by_version_protocol(
     version = u32((page.version + 1) | 1)  # concrete: a count
     page.version = version
     await cp("pvclock page: body")
-    _store_body(vcpu, page, tsc, system_time, _stopped(vcpu, page, flags))
+    flags = _stopped(vcpu, page, flags)
+    _store_body(vcpu, page, tsc, system_time, flags)
     await cp("pvclock page: even version")
     page.version = u32(version + 1)
     kvm: KvmHost = vcpu.vm.kvm
     if kvm.emit is not None:
-        kvm.trace("kvm_pvclock_update", vcpu.index, tracepoints.kvm_pvclock_update(vcpu.index, page.copy()))
+        told = replace(page.copy(), flags=flags)
+        kvm.trace("kvm_pvclock_update", vcpu.index, tracepoints.kvm_pvclock_update(vcpu.index, told))
+    return flags
 
 
 def _stopped(vcpu: VcpuTime, page: SystemTimePage, flags: int) -> int:
@@ -189,6 +227,9 @@ def _store_body(vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_time: int
     page.tsc_to_system_mul = vcpu.pvclock_tsc_mul
     page.tsc_shift = vcpu.pvclock_tsc_shift
     page.flags = flags
+    kvm: KvmHost = vcpu.vm.kvm
+    if kvm.options.xen_pvclock_tsc_unstable and page is not vcpu.pv_time:
+        page.flags = flags & ~PVCLOCK_TSC_STABLE_BIT  # concrete: flags
 
 
 async def kvm_write_wall_clock(vm: VmTime, page: WallClockPage) -> None:

@@ -32,6 +32,7 @@ MatchedWrite = Callable[[VmTime, VcpuTime, TscWrite], None]
 TscRecord = Callable[[VmTime, VcpuTime, TscWrite, bool], None]
 MasterclockRequest = Callable[[VmTime, bool, bool, bool], bool]
 OnVcpu = Callable[[VcpuTime], None]
+PageStore = Callable[[VcpuTime, SystemTimePage, int, int, int], Coroutine[Checkpoint, None, int]]
 
 tsc_matching: Hook[TscMatching] = Hook("tsc_matching", "does this TSC write mean 'in sync'?")
 matched_stable: Hook[MatchedWrite] = Hook(
@@ -41,6 +42,9 @@ matched_unstable: Hook[MatchedWrite] = Hook("matched_unstable", "... and while i
 tsc_record: Hook[TscRecord] = Hook("tsc_record", "what is remembered of a TSC write")
 masterclock_request: Hook[MasterclockRequest] = Hook("masterclock_request", "does a TSC write ask for a new snapshot?")
 guest_tsc_write: Hook[Callable[[VcpuTime, int], Async]] = Hook("guest_tsc_write", "WRMSR to the TSC by the guest")
+guest_wrmsr: Hook[Callable[[VcpuTime, int], None]] = Hook(
+    "guest_wrmsr", "a guest's WRMSR of this MSR: does it leave the guest, so that requests are served?"
+)
 creation_tsc: Hook[Callable[[VcpuTime], Async]] = Hook("creation_tsc", "the TSC of a new vCPU")
 apply_tsc_offset: Hook[Callable[[VcpuTime, int], None]] = Hook(
     "apply_tsc_offset", "what the hardware makes of an offset"
@@ -54,8 +58,11 @@ generation_tsc: Hook[Callable[[VcpuTime, int], int]] = Hook(
 catchup: Hook[Callable[[VcpuTime, int, int], int]] = Hook("catchup", "brings the TSC of a page update forward")
 page_khz: Hook[Callable[[VcpuTime, int], int]] = Hook("page_khz", "the rate for which a page is scaled")
 page_ns: Hook[Callable[[VcpuTime, int, int], int]] = Hook("page_ns", "the base clock's reading that goes into a page")
-page_store: Hook[Callable[[VcpuTime, SystemTimePage, int, int, int], Async]] = Hook(
-    "page_store", "the stores by which a page reaches the guest"
+page_store: Hook[PageStore] = Hook(
+    "page_store", "the stores by which a page reaches the guest; answers the flags, those kept from before among them"
+)
+write_pages: Hook[Callable[[VcpuTime, int, int, int], Async]] = Hook(
+    "write_pages", "the pages of one update: KVM's, Xen's two, Hyper-V's"
 )
 global_update: Hook[OnVcpu] = Hook("global_update", "what KVM_REQ_GLOBAL_CLOCK_UPDATE does")
 load_update: Hook[OnVcpu] = Hook("load_update", "what loading a vCPU on another CPU asks for")
@@ -64,13 +71,16 @@ get_clock: Hook[Callable[[VmTime], ClockData]] = Hook("get_clock", "KVM_GET_CLOC
 guest_kvmclock: Hook[Callable[[VmTime, int], int]] = Hook("guest_kvmclock", "definition C: kvmclock at a host TSC")
 set_clock: Hook[Callable[[VmTime, int, int, int], Async]] = Hook("set_clock", "KVM_SET_CLOCK")
 wall_clock_epoch: Hook[Callable[[VmTime], int]] = Hook("wall_clock_epoch", "realtime when kvmclock was 0")
-system_time_write: Hook[Callable[[VcpuTime, int], Async]] = Hook("system_time_write", "before the MSR takes effect")
+system_time_write: Hook[Callable[[VcpuTime, bool], Async]] = Hook(
+    "system_time_write", "what becomes of the page when its MSR is written; whether it is the host that does"
+)
 timer_expiry: Hook[Callable[[int, int, int], int]] = Hook("timer_expiry", "the jiffy at which a delayed work runs")
 
 HOOKS: tuple[Hook[Any], ...] = (
-    tsc_matching, matched_stable, matched_unstable, tsc_record, masterclock_request, guest_tsc_write, creation_tsc,
-    apply_tsc_offset, snapshot, generation_tsc, catchup, page_khz, page_ns, page_store, global_update, load_update,
-    vcpu_created, get_clock, guest_kvmclock, set_clock, wall_clock_epoch, system_time_write, timer_expiry,
+    tsc_matching, matched_stable, matched_unstable, tsc_record, masterclock_request, guest_tsc_write, guest_wrmsr,
+    creation_tsc, apply_tsc_offset, snapshot, generation_tsc, catchup, page_khz, page_ns, page_store, write_pages,
+    global_update, load_update, vcpu_created, get_clock, guest_kvmclock, set_clock, wall_clock_epoch,
+    system_time_write, timer_expiry,
 )  # fmt: skip
 
 
@@ -79,7 +89,8 @@ class Profile:
     """KVM of one kernel.
 
     Rules stand at the hook points of the same name. Facts: base_clock "raw" or "boottime"; adjust_clock: what
-    KVM_CAP_ADJUST_CLOCK answers and, from 4 on, the flags KVM_SET_CLOCK takes; the rest says which ioctls exist.
+    KVM_CAP_ADJUST_CLOCK answers and, from 4 on, the flags KVM_SET_CLOCK takes; tsc_adjust, xen, hyperv: what guests
+    can be given; the rest says which ioctls exist.
     """
 
     name: str
@@ -91,6 +102,7 @@ class Profile:
     tsc_record: TscRecord
     masterclock_request: MasterclockRequest
     guest_tsc_write: Callable[[VcpuTime, int], Async]
+    guest_wrmsr: Callable[[VcpuTime, int], None]
     creation_tsc: Callable[[VcpuTime], Async]
     apply_tsc_offset: Callable[[VcpuTime, int], None]
     snapshot: Callable[[VmTime], tuple[int, int] | None]
@@ -98,7 +110,8 @@ class Profile:
     catchup: Callable[[VcpuTime, int, int], int]
     page_khz: Callable[[VcpuTime, int], int]
     page_ns: Callable[[VcpuTime, int, int], int]
-    page_store: Callable[[VcpuTime, SystemTimePage, int, int, int], Async]
+    page_store: PageStore
+    write_pages: Callable[[VcpuTime, int, int, int], Async]
     global_update: OnVcpu
     load_update: OnVcpu
     vcpu_created: OnVcpu
@@ -106,7 +119,7 @@ class Profile:
     guest_kvmclock: Callable[[VmTime, int], int]
     set_clock: Callable[[VmTime, int, int, int], Async]
     wall_clock_epoch: Callable[[VmTime], int]
-    system_time_write: Callable[[VcpuTime, int], Async]
+    system_time_write: Callable[[VcpuTime, bool], Async]
     timer_expiry: Callable[[int, int, int], int]
 
     base_clock: str
@@ -121,7 +134,9 @@ class Profile:
     pm_notifier: bool
     boot_vcpu_msr_matters: bool
     backwards_tsc_kept: bool
-    stopped_leaks_to_xen: bool
+    tsc_adjust: bool
+    xen: bool
+    hyperv: bool
     protects_tsc: bool
     stop_all_tscs: bool = False
     masterclock_sync_period_s: int = 0

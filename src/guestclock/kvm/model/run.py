@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from guestclock.abi.msr import SYSTEM_TIME_MSRS
 from guestclock.kvm.model.host import KvmHost
 from guestclock.kvm.model.lifecycle import vcpu_load, vcpu_put
 from guestclock.kvm.model.masterclock import kvm_update_masterclock
 from guestclock.kvm.model.page import kvm_guest_time_update
+from guestclock.kvm.model.profile import guest_wrmsr
 from guestclock.kvm.model.requests import pending
-from guestclock.kvm.model.state import VcpuTime
+from guestclock.kvm.model.state import VcpuTime, VmTime
 from guestclock.kvm.model.tsc import rdtsc, read_l1_tsc
 from guestclock.sim import Deadlock, cp
 
@@ -64,9 +66,25 @@ async def enter_guest(vcpu: VcpuTime) -> bool:
                 "VM entry: MCLOCK_INPROGRESS",
                 until=lambda: not vcpu.req_mclock_inprogress or vcpu.kicked or not tasks_run(),
             )
+        elif vcpu.vm.tscs_stopped:
+            await _tscs_started(vcpu)
         elif not pending(vcpu):
             vcpu.in_guest = True
             return True
+
+
+async def _tscs_started(vcpu: VcpuTime) -> None:
+    """Waits until StartAllTscs, a kick or the freezer. Raises Deadlock after a day, as lock() does."""
+    vm: VmTime = vcpu.vm
+    kvm: KvmHost = vm.kvm
+    label = f"VM entry of vCPU {vcpu.index} waits until the TSCs of VM {vm.id} are started"
+
+    def may_go() -> bool:
+        return not vm.tscs_stopped or vcpu.kicked or not kvm.machine.tasks_run()
+
+    await cp(label, until=may_go, delay_ps=kvm.mutex_patience_ps)
+    if not may_go():
+        raise Deadlock(label)
 
 
 def exit_guest(vcpu: VcpuTime) -> None:
@@ -76,6 +94,23 @@ def exit_guest(vcpu: VcpuTime) -> None:
     vcpu.last_guest_tsc = read_l1_tsc(vcpu, rdtsc(vcpu))
     if vcpu.tsc_always_catchup:
         vcpu.req_clock_update = True
+
+
+@guest_wrmsr.rule()
+def exits_and_enters_again(vcpu: VcpuTime, index: int) -> None:
+    """An exit: requests that the write makes are served before the guest's next instruction."""
+    exit_guest(vcpu)
+
+
+@guest_wrmsr.rule(since="6.18", commit="kvm-pvm")
+def emulated_in_place(vcpu: VcpuTime, index: int) -> None:
+    """No exit, except for the system-time MSR: what other writes ask for waits for the next KVM_RUN.
+
+    Observed on a kvm-pvm host, with a guest that has not gone over to PVM's own mode: its instructions are emulated in
+    a row, and requests are not served between them. The source was not at hand.
+    """
+    if index in SYSTEM_TIME_MSRS:
+        exit_guest(vcpu)
 
 
 async def thread(vcpu: VcpuTime) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.sim import State
-from guestclock.sim.field import flag, integer, ref, s8, s64, u8, u32, u64
+from guestclock.sim.field import flag, integer, ref, s8, s64, text, u8, u32, u64
 
 
 class KvmState(State):
@@ -52,10 +52,20 @@ class VmTime(State):
     ratelimit_done = integer("global updates made in it")
     wall_clock = u64("value of the wall clock MSR: gpa")
 
+    tscs_stopped = flag("StopAllTscs was called: nobody enters the guest until StartAllTscs")
+
+    hv_tsc_page = u64("HV_X64_MSR_REFERENCE_TSC: frame number << 12, bit 0 enables")
+    hv_tsc_page_status = text("unset, guest changed, host changed, set or broken", "unset")
+    hv_tsc_emulation_control = flag("re-enlightenment: the page stays as it is until the guest moves it")
+    hv_scale = u64("KVM's copy of the page: 100 ns units per cycle, 64 fraction bits")
+    hv_offset = s64("KVM's copy of the page: 100 ns units")
+
     kvm: Any = ref("the KVM it belongs to (model.host.KvmHost)")
     vcpus: Any = ref("list of VcpuTime; a vCPU is entered when it is published")
     pages: Any = ref("dict gpa -> SystemTimePage")
     wall_clock_pages: Any = ref("dict gpa -> WallClockPage")
+    xen_wall_clock: Any = ref("XenWallClock in shared_info, or None")
+    hv_pages: Any = ref("dict frame number -> HvTscPage")
 
 
 class SystemTimePage(State):
@@ -82,6 +92,20 @@ class WallClockPage(State):
     nsec = u32("ns")
 
 
+class XenWallClock(WallClockPage):
+    """The same in Xen's shared_info, with the seconds' high half elsewhere: no wrap in 2106."""
+
+    sec_hi = u32("s >> 32")
+
+
+class HvTscPage(State):
+    """struct ms_hyperv_tsc_page in guest memory."""
+
+    sequence = u32("0: not valid, ask the MSR; changes with each new scale and offset")
+    scale = u64("100 ns units per cycle, 64 fraction bits")
+    offset = s64("100 ns units")
+
+
 class VcpuTime(State):
     """One vCPU: struct kvm_vcpu_arch, its request bits, and where its thread is."""
 
@@ -102,7 +126,7 @@ class VcpuTime(State):
     virtual_tsc_shift = s8("ns -> cycles at that rate")
     tsc_catchup = flag("at page updates the TSC is brought forward to where its generation should be")
     tsc_always_catchup = flag("... and every exit asks for a page update: the host is slower than promised")
-    last_guest_tsc = u64("guest TSC at the last exit, page update or tracked write")
+    last_guest_tsc = u64("guest TSC at the last exit, page update, tracked write or StopAllTscs")
     last_host_tsc = u64("host TSC at the last vcpu_put; 0 before it")
     tsc_offset_adjustment = s64("host cycles to add at the next load, after a host sleep that reset the TSC")
     ia32_tsc_adjust_msr = s64("the guest's MSR 0x3b")

@@ -29,6 +29,11 @@ def read_l1_tsc(vcpu: VcpuTime, host_tsc: int) -> int:
     return u64(kvm.scale(host_tsc, vcpu.l1_tsc_scaling_ratio) + vcpu.l1_tsc_offset)
 
 
+def l1_tsc_now(vcpu: VcpuTime, host_tsc: int) -> int:
+    """What everybody but the vCPU itself reads as L1's TSC: running, or stopped where StopAllTscs did that."""
+    return vcpu.last_guest_tsc if vcpu.vm.tscs_stopped else read_l1_tsc(vcpu, host_tsc)
+
+
 def guest_tsc(vcpu: VcpuTime, host_tsc: int) -> int:
     """What RDTSC gives in whatever runs on this vCPU, L1 or L2: the hardware's own scale and offset; cycles, u64."""
     kvm: KvmHost = vcpu.vm.kvm

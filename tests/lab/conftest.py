@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from guestclock.errors import UserError
+from guestclock.lab import Lab, LabError
+from guestclock.lab.setup import setup
+from guestclock.runs.real import from_lines
+from guestclock.sim import Trace
+from tests.lab.programs import PROGRAMS
+
+KERNELS = ("6.1", "6.12")
+
+
+class Boot:
+    """One boot of a kernel that ran every program of `PROGRAMS`: what each of them gave."""
+
+    def __init__(self, kernel: str) -> None:
+        self.kernel = kernel
+        self.lab = Lab(kernel)
+        outcomes = self.lab.outcomes(list(PROGRAMS.values()))
+        self.outcomes = dict(zip(PROGRAMS, outcomes, strict=True))
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        outcome = self.outcomes[name]
+        if isinstance(outcome, UserError | LabError):
+            raise outcome
+        return outcome
+
+    def trace(self, name: str) -> Trace:
+        return from_lines(self.lines(name))
+
+
+@cache
+def booted(kernel: str) -> Boot:
+    setup([kernel])
+    return Boot(kernel)
+
+
+@pytest.fixture(scope="session", params=KERNELS)
+def boot(request) -> Boot:
+    return booted(request.param)
+
+
+@pytest.fixture(scope="session")
+def boot_6_1() -> Boot:
+    return booted("6.1")
+
+
+@pytest.fixture(scope="session")
+def boot_6_12() -> Boot:
+    return booted("6.12")
