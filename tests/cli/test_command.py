@@ -198,7 +198,7 @@ def test_a_scenario_that_is_not_there() -> None:
     [
         (("--kernel", "linux-6.99"), "--kernel: kernel 'linux-6.99' is unknown"),
         (("--kernel", "linux-6.12+exact6"), "unknown overlay 'exact6'"),
-        (("--on", "moon"), "--on moon: expected model, kvm or lab:KERNEL"),
+        (("--on", "moon"), "--on moon: expected model, kvm, lab:KERNEL"),
         (("--on", "lab:"), "--on lab:: expected a kernel like lab:6.12"),
         (("--seed", "soon"), "invalid value for '--seed'"),
         (("--figure", "clocks.doc"), "--figure clocks.doc: expected a name that ends in .png, .svg, .pdf"),

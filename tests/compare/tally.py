@@ -28,7 +28,8 @@ class Tally:
             f"{where}: {len(self.seeds)} random programs, seeds {min(self.seeds)} to {max(self.seeds)}: {differences} "
             f"differences; {total('tracepoints')} tracepoints, {total('exact')} values equal to the last bit, "
             f"{total('close')} within their sandwich, {total('on_line')} snapshots on the raw clock's line, "
-            f"{total('open_outcome')} programs whose instants left an outcome open"
+            f"{total('open_outcome')} programs whose instants left an outcome open, {total('exits')} exits for host "
+            "interrupts that gave a page"
         )
 
 

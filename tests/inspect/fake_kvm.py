@@ -95,7 +95,7 @@ class FakeKvm:
 
     def do_GetTscOffset(self, op: api.GetTscOffset) -> int:
         if not self.behaviour.offset_attribute:
-            self.refuse(op, "ENXIO")
+            self.refuse(op, "EINVAL")
         return (self.claimed if self.mode == "ignored-but-said" else self.vcpu(op).offset) % M64
 
     claimed = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -35,9 +36,17 @@ class Boot:
 
 
 @cache
+def booting() -> dict[str, Future[Boot]]:
+    """All kernels at once: a boot keeps one CPU busy."""
+    setup(KERNELS)
+    pool = ThreadPoolExecutor(len(KERNELS))
+    started = {kernel: pool.submit(Boot, kernel) for kernel in KERNELS}
+    pool.shutdown(wait=False)
+    return started
+
+
 def booted(kernel: str) -> Boot:
-    setup([kernel])
-    return Boot(kernel)
+    return booting()[kernel].result()
 
 
 @pytest.fixture(scope="session", params=KERNELS)

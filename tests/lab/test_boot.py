@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,8 +97,9 @@ def test_a_program_meets_the_host_as_the_boot_left_it(boot):
     before, after = facts(boot.lines("probe")), facts(boot.lines("probe again"))
     assert boot.trace("unfinished").of("op")
     assert after["clocksource"] == before["clocksource"]
-    realtime_ns, host_tsc = (after["get_clock"][k] - before["get_clock"][k] for k in ("realtime_ns", "host_tsc"))
-    assert abs(realtime_ns - host_tsc * 10**6 // 2_596_122) < 2_000_000
+    assert after["frequency"] == before["frequency"]
+    realtime_ns = after["get_clock"]["realtime_ns"] - before["get_clock"]["realtime_ns"]
+    assert 0 < realtime_ns < 4 * 10**9, "the 5 s that it was set ahead"
 
 
 # ---- boots of their own
@@ -109,9 +111,10 @@ def test_two_boots_of_one_scenario_are_the_same_to_the_last_byte(kernel):
     setup([kernel])
     played = load("threads/2023-masterclock").variations[0].program
     first, second = Lab(kernel), Lab(kernel)
-    results = first.run({"program": "steps", **played})
+    with ThreadPoolExecutor(2) as pool:
+        results, again = pool.map(lambda lab: lab.run({"program": "steps", **played}), (first, second))
     assert len(results) > 50
-    assert second.run({"program": "steps", **played}) == results
+    assert again == results
     assert second.console == first.console
 
 

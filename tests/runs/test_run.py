@@ -31,7 +31,7 @@ def test_the_machines_that_can_be_named():
 
 @pytest.mark.parametrize("text", ["", "Model", "lab", "qemu", "lab-6.12", "kvm:6.12"])
 def test_others_are_refused(text):
-    with pytest.raises(UserError, match=r"expected model, kvm or lab:KERNEL \(as lab:6.12\)"):
+    with pytest.raises(UserError, match=r"expected model, kvm, lab:KERNEL \(as lab:6.12\) or all"):
         parse_on(text)
 
 

@@ -8,13 +8,16 @@ elsewhere they happen at a chosen point of the sandwich.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from guestclock.arith import u64
-from guestclock.kvm.api import Host, KvmError, Op, Wait, serve
+from guestclock.kvm.api import Host, Op, Run, Wait, serve
 from guestclock.kvm.device.tracefs import parse_fields
-from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model import ModelKvm, guest, lookup
+from guestclock.kvm.model.run import lock
 from guestclock.machine import HostSpec, Machine
 from guestclock.sim import Event, Scheduler, Timeline, Trace
 from guestclock.sim.checkpoint import cp
@@ -90,25 +93,51 @@ def _ignores_offsets(trace: Trace) -> bool:
     )
 
 
-def run_aligned(real: Trace, program: dict[str, Any], profile: str, where: int = MIDDLE) -> Trace:
+def run_aligned(
+    real: Trace,
+    program: dict[str, Any],
+    profile: str,
+    where: int = MIDDLE,
+    tsc_hz: int | None = None,
+    exits: Mapping[int, int] = MappingProxyType({}),
+    guest_has_master_clock: bool = False,
+) -> Trace:
     """The model's trace of `program` under `profile`, at the instants of `real`.
 
-    where: the point of an operation's sandwich, if nothing gives the read away. Raises NotAligned.
+    where: the point of an operation's sandwich, if nothing gives the read away. tsc_hz: what the host's TSC truly
+    counts in a second (a lab's is another than its kernel believes); None: tsc_khz * 1000. exits: how often, in which
+    operations, an interrupt of the host's threw the guest out; it matters only where each exit asks for a new page.
+    guest_has_master_clock: that global flag of KVM's, as VMs before this one left it; the trace's meta has it as this
+    one leaves it. Raises NotAligned.
     """
-    return _Aligned(real, program, profile, where).run()
+    aligned = _Aligned(real, program, profile, where, tsc_hz, exits)
+    aligned.kvm.host.state.guest_has_master_clock = guest_has_master_clock
+    trace = aligned.run()
+    trace.meta["guest_has_master_clock"] = aligned.kvm.host.state.guest_has_master_clock
+    return trace
 
 
 class _Aligned:
-    def __init__(self, real: Trace, program: dict[str, Any], profile: str, where: int) -> None:
-        self.real, self.program, self.where = real, program, where
+    def __init__(
+        self,
+        real: Trace,
+        program: dict[str, Any],
+        profile: str,
+        where: int,
+        tsc_hz: int | None,
+        exits: Mapping[int, int],
+    ) -> None:
+        self.real, self.program, self.where, self.exits = real, program, where, exits
         self.entries = iter(operations(real))
         self.done = 0
         self.revealed = revealed(real)
         self.timeline = Timeline()
         self.scheduler = Scheduler(self.timeline)
         meta = real.meta
+        self.tsc_hz = tsc_hz or meta["tsc_khz"] * 1000
         spec = HostSpec(
             tsc_khz=meta["tsc_khz"],
+            tsc_hz=self.tsc_hz,
             tsc_at_start=meta["tsc_start"],
             clocksource=meta.get("clocksource", "tsc"),
             hz=meta.get("hz", 250),
@@ -129,20 +158,28 @@ class _Aligned:
         if entry is None or not _is(op, entry):
             raise NotAligned(self.done, "nothing" if entry is None else f"{entry.kind} {entry.name}", str(op))
         self.done += 1
-        at_ps = self.instant_ps(entry, op)
-        if at_ps > self.timeline.now_ps:
-            await cp("aligned", delay_ps=at_ps - self.timeline.now_ps)
+        instants = self.instants_ps(entry, op)
+        if isinstance(op, Run):
+            for _ in range(self.exits.get(self.done - 1, 0)):
+                await self.until(instants[0])
+                instants = instants[1:] or instants
+                vcpu = self.kvm.vcpu(op)
+                await lock(vcpu, op.name)
+                await guest.run(vcpu, ())
+        await self.until(instants[0])
         return await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
 
-    def instant_ps(self, entry: Event, op: Op) -> int:
-        if isinstance(op, Wait):
-            return entry.end_ps
+    async def until(self, at_ps: int) -> None:
+        if at_ps > self.timeline.now_ps:
+            await cp("aligned", delay_ps=at_ps - self.timeline.now_ps)
+
+    def instants_ps(self, entry: Event, op: Op) -> list[int]:
+        """True times, from the trace's start, at which the operation's clock reads happen: at least one."""
         first, last = tsc_of(self.real, entry.start_ps), tsc_of(self.real, entry.end_ps)
-        at = bisect_left(self.revealed, first)
-        if at < len(self.revealed) and self.revealed[at] <= last:
-            start: int = self.real.meta["tsc_start"]
-            return -(-(self.revealed[at] - start) * 10**9 // self.machine.tsc_khz)
-        return (entry.start_ps, (entry.start_ps + entry.end_ps) // 2, entry.end_ps)[self.where]
+        given_away = self.revealed[bisect_left(self.revealed, first) : bisect_right(self.revealed, last)]
+        tscs = given_away or [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.where]]
+        start: int = self.real.meta["tsc_start"]
+        return [-(-(tsc - start) * 10**12 // self.tsc_hz) for tsc in tscs]
 
 
 def _is(op: Op, entry: Event) -> bool:
@@ -151,4 +188,4 @@ def _is(op: Op, entry: Event) -> bool:
     return entry.name == ("clocks" if op.name == "Peek" else name)
 
 
-__all__ = ["EARLY", "LATE", "MIDDLE", "KvmError", "NotAligned", "operations", "run_aligned", "tsc_of"]
+__all__ = ["EARLY", "LATE", "MIDDLE", "NotAligned", "operations", "run_aligned", "tsc_of"]

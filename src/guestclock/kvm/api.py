@@ -222,7 +222,7 @@ class SetTscOffset(Op):
 
 @dataclass(frozen=True, slots=True)
 class GetTscOffset(Op):
-    """KVM_GET_DEVICE_ATTR of the same; answers u64 cycles. ENXIO before 5.16."""
+    """KVM_GET_DEVICE_ATTR of the same; answers u64 cycles. EINVAL before 5.16 (no such ioctl)."""
 
     vm: int
     vcpu: int

@@ -150,6 +150,7 @@ def probe(emit: Emit) -> None:
     emit({"fact": "cpus", "online": os.cpu_count()})
     emit({"fact": "dmesg", "lines": dmesg(r"tsc:|clocksource:|kvm|unstable")})
     emit({"fact": "clocksource", "current": _read("current"), "available": _read("available").split()})
+    emit({"fact": "frequency", "ppm_16": _frequency()})
     raw_ns = [time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW) for _ in range(5)]
     emit({"fact": "monotonic_raw", "readings_ns": raw_ns})
     kvm = os.open("/dev/kvm", os.O_RDWR)

@@ -42,6 +42,7 @@ class _Condition(State):
 class _Cpu(State):
     khz = u32("cpu_tsc_khz: the rate cpufreq last gave this CPU; used without constant_tsc")
 
+
 _ASLEEP = "a clock read on a machine that is asleep: the reader must wait for awake()"
 
 

@@ -31,9 +31,9 @@ def run(
 ) -> list[Trace]:
     """A trace per machine, kernel and variation, in the order asked for.
 
-    on: "model", "kvm", "lab:6.12"; "all" is whatever of the scenario's own list is here. kernels: profiles for the model (none: the scenario's own); real machines have their
-    own kernel. seed: draws the model's durations. progress: is told what runs now, a line each
-    (from several threads where several labs run); remark: what is left out, and why.
+    on: "model", "kvm", "lab:6.12"; "all" is whatever of the scenario's own list is here. kernels: profiles for the
+    model (none: the scenario's own); real machines have their own kernel. seed: draws the model's durations. progress:
+    is told what runs now, a line each (from several threads where several labs run). remark: what is left out, and why.
     """
     if "all" in on:
         here, missing = whatever_is_here(scenario)

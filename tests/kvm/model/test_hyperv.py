@@ -192,6 +192,25 @@ def test_with_re_enlightenment_the_page_stays_as_it_is_until_the_guest_moves_it(
     assert moved[1] - kept[1] == pytest.approx(3600 * 10_000_000, abs=20)
 
 
+def test_a_restored_page_is_taken_over_as_it_is_while_re_enlightenment_is_on():
+    bench = Bench()
+
+    async def recipe(host: Host) -> list[int]:
+        vm = await host.create_vm()
+        vcpu = await vm.create_vcpu()
+        await vcpu.run()
+        await vcpu.set_msr(EMULATION_CONTROL, 1)
+        await vcpu.set_msr(REFERENCE_TSC, PAGE)
+        page = guest_page(bench.vm)
+        page.sequence, page.scale, page.offset = 7, 1 << 60, 1234  # as another host has left it
+        await vcpu.run()
+        [counter, tsc] = await vcpu.run(Rdmsr(TIME_REF_COUNT), Rdmsr(TSC))
+        assert (page.sequence, page.scale, page.offset) == (7, 1 << 60, 1234)
+        return [counter - (tsc >> 4)]
+
+    assert bench.run(recipe) == [1234]
+
+
 def test_the_frequency_msr_is_what_the_guest_was_promised():
     async def recipe(host: Host) -> int:
         vm = await host.create_vm()

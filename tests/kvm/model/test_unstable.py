@@ -166,6 +166,7 @@ def test_cpufreq_without_constant_tsc_gives_new_pages_to_that_cpus_vcpus():
         await host.wait(S)
         scales = [self_scale(bench, 0), self_scale(bench, 1)]
         bench.machine.set_cpu_khz(1, KHZ // 2)
+        assert [bench.vcpu(i).req_clock_update for i in (0, 1)] == [False, True]
         await host.wait(1000)
         scales += [self_scale(bench, 0), self_scale(bench, 1)]
         for vcpu in vm.vcpus:

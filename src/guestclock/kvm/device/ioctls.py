@@ -72,7 +72,7 @@ def set_tsc_offset(vcpu_fd: int, offset: int) -> Answer:
 
 
 def get_tsc_offset(vcpu_fd: int) -> tuple[int, tuple[int, int]]:
-    """(offset u64, sandwich). ENXIO before 5.16."""
+    """(offset u64, sandwich). EINVAL before 5.16 (no such ioctl)."""
     value = ctypes.c_uint64()
     attr = KvmDeviceAttr(abi.KVM_VCPU_TSC_CTRL, abi.KVM_VCPU_TSC_OFFSET, ctypes.addressof(value))
     answer = call(vcpu_fd, abi.KVM_GET_DEVICE_ATTR, attr.pack())

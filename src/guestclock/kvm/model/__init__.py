@@ -5,9 +5,10 @@ from guestclock.kvm.model.host import KvmOptions
 from guestclock.kvm.model.kvm import ModelKvm
 from guestclock.kvm.model.page import KernelHang
 from guestclock.kvm.model.profile import Profile, TscWrite
-from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage
+from guestclock.kvm.model.state import HvTscPage, SystemTimePage, VcpuTime, VmTime, WallClockPage, XenWallClock
 
 __all__ = [
+    "HvTscPage",
     "KernelHang",
     "KvmOptions",
     "ModelKvm",
@@ -17,6 +18,7 @@ __all__ = [
     "VcpuTime",
     "VmTime",
     "WallClockPage",
+    "XenWallClock",
     "lookup",
     "names",
 ]

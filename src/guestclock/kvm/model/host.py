@@ -79,12 +79,21 @@ class KvmHost:
             return 0
         hz = self.machine.spec.hz
         uptime_ns = self.machine.spec.uptime_ns
-        now_ps = self.timeline.now_ps
-        jiffies = jiffies_at(uptime_ns + now_ps // PS_PER_NS, hz)
+        # Jiffies follow MONOTONIC. A kernel that is wrong about its TSC's rate is as wrong about them.
+        num, den = self._monotonic_rate()
+        now_ns = uptime_ns + self.timeline.now_ps * num // (den * PS_PER_NS)
         delay = -(-ns * hz // (PS_PER_S // PS_PER_NS))
-        expiry = self.profile.timer_expiry(jiffies, delay, hz)
-        fires_ps = (expiry - jiffies_at(0, hz)) * PS_PER_S // hz - uptime_ns * PS_PER_NS
-        return fires_ps - now_ps
+        expiry = self.profile.timer_expiry(jiffies_at(now_ns, hz), delay, hz)
+        fires_ns = (expiry - jiffies_at(0, hz)) * (PS_PER_S // PS_PER_NS) // hz
+        return (fires_ns - uptime_ns) * PS_PER_NS * den // num - self.timeline.now_ps
+
+    def _monotonic_rate(self) -> tuple[int, int]:
+        """Nominal seconds of MONOTONIC in a true one, as (numerator, denominator); NTP's slewing is left out."""
+        if not self.tsc_clocksource:
+            return 1, 1
+        spec = self.machine.spec
+        true_hz = spec.true_hz
+        return true_hz.numerator, true_hz.denominator * spec.tsc_khz * 1000
 
     def trace(self, name: str, vcpu: int | None, data: dict[str, Any]) -> None:
         """Emits one tracepoint, if this kernel has it. Callers ask `emit is not None` first: text costs time."""

@@ -2,7 +2,9 @@
 
 One page per VM: a straight line over the guest's TSC, made from the page of whichever vCPU is updated first after a
 change. KVM writes it once per change; while it writes, and when it cannot, the sequence is 0 and guests ask the MSR.
-From memory, not checked: which state leads where, and that a page made without TSC_STABLE breaks this one.
+A page made without TSC_STABLE breaks this one until its MSR is written again (v5.13, the patches of March 2021). That
+any vCPU may write it, and only when a change is waiting, is how it is since April 2022 (5.18, from memory); older
+kernels are modelled the same way. What re-enlightenment changes is from memory, not checked.
 """
 
 from __future__ import annotations

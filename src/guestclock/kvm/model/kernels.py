@@ -45,6 +45,7 @@ LINUX_2_6_36 = Profile(
     pm_notifier=False,
     boot_vcpu_msr_matters=False,
     backwards_tsc_kept=False,
+    kvmclock_ctrl=False,
     tsc_adjust=False,
     xen=False,
     hyperv=False,
@@ -79,6 +80,7 @@ LINUX_3_8 = LINUX_3_4.but(
     tracking_section=True,
     guest_tsc_write=msr.guest_write_tracked,
     tsc_adjust=True,
+    kvmclock_ctrl=True,
     set_clock=kvmclock.offset_from_base_then_snapshot,
     tracepoints=("kvm_write_tsc_offset", "kvm_update_master_clock", "kvm_track_tsc"),
 )

@@ -121,7 +121,7 @@ async def _check_extension(self: ModelKvm, op: api.CheckExtension) -> int:
         60: int(host.has_tsc_control),  # concrete: a capability
         61: int(profile.vcpu_khz_ioctl),  # concrete: a capability
         72: 1,
-        76: 1,
+        76: int(profile.kvmclock_ctrl),  # concrete: a capability
         96: int(profile.hyperv),  # concrete: a capability
         127: int(profile.offset_attribute),  # concrete: a capability
         214: int(profile.vm_khz_ioctl and host.has_tsc_control),  # concrete: a capability
@@ -258,7 +258,7 @@ async def _get_msr(self: ModelKvm, op: api.GetMsr) -> int:
 async def _set_tsc_offset(self: ModelKvm, op: api.SetTscOffset) -> None:
     vcpu = self.vcpu(op)
     if not self.host.profile.offset_attribute:
-        raise KvmError("ENXIO", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
+        raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
     await run.lock(vcpu, op.name)
     lifecycle.vcpu_load(vcpu)
     write_tsc_offset_attribute(vcpu, u64(op.offset))
@@ -270,7 +270,7 @@ async def _set_tsc_offset(self: ModelKvm, op: api.SetTscOffset) -> None:
 async def _get_tsc_offset(self: ModelKvm, op: api.GetTscOffset) -> int:
     vcpu = self.vcpu(op)
     if not self.host.profile.offset_attribute:
-        raise KvmError("ENXIO", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
+        raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
     await run.lock(vcpu, op.name)
     run.unlock(vcpu)
     return vcpu.l1_tsc_offset
@@ -291,6 +291,9 @@ async def _enable_kvmclock(self: ModelKvm, op: api.EnableKvmclock) -> None:
 async def _kvmclock_ctrl(self: ModelKvm, op: api.KvmclockCtrl) -> None:
     vcpu = self.vcpu(op)
     await run.lock(vcpu, op.name)
+    if not self.host.profile.kvmclock_ctrl:
+        run.unlock(vcpu)
+        raise KvmError("EINVAL", op, "the ioctl exists since 3.5")  # from memory, not checked
     active = vcpu.pv_time is not None
     if active:
         vcpu.pvclock_set_guest_stopped_request = True

@@ -134,6 +134,7 @@ class Profile:
     pm_notifier: bool
     boot_vcpu_msr_matters: bool
     backwards_tsc_kept: bool
+    kvmclock_ctrl: bool
     tsc_adjust: bool
     xen: bool
     hyperv: bool

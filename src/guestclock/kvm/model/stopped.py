@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from guestclock.arith import u64
 from guestclock.kvm.model.host import KvmHost
+from guestclock.kvm.model.hyperv import request_tsc_page_update
 from guestclock.kvm.model.masterclock import (
     kvm_end_pvclock_update,
     kvm_start_pvclock_update,
@@ -39,6 +40,7 @@ async def start_all_tscs(vm: VmTime, tsc: int) -> None:
     """Lets all of them run on from `tsc`, with one read of the host's TSC."""
     kvm: KvmHost = vm.kvm
     vm.ioctls += 1
+    request_tsc_page_update(vm)
     await kvm_start_pvclock_update(vm)
     host_tsc = kvm.machine.rdtsc()
     ns = u64(kvm.base_ns())
