@@ -34,7 +34,6 @@ class _Condition(State):
 
     tsc_unstable = flag("check_tsc_unstable(): sticky")
     unstable_why = text("the reason given first")
-    drop_tsc = flag("the clocksource watchdog's work is queued")
     frozen = flag("user tasks are frozen")
     asleep = flag("the machine is suspended: nothing runs")
 
@@ -85,7 +84,7 @@ class Machine:
         self._cpus = [_Cpu(khz=spec.tsc_khz) for _ in range(spec.cpus)]
         self._rtc_base_ns = spec.realtime_ns + spec.rtc_ahead_ns
         self._rtc_since_ps = now
-        self._watchdog_runs = scheduler is not None
+        self._scheduler = scheduler
         self.timekeeper = Timekeeper.start(
             clocksource(spec.clocksource, tsc_khz=spec.tsc_khz),
             self._counters[spec.clocksource].at(now),
@@ -100,8 +99,6 @@ class Machine:
         self.on_resume: list[Callable[[], None]] = []
         self.on_suspend_post: list[Callable[[], None]] = []
         self.tasks_frozen: list[Callable[[], bool]] = []  # the freezer waits until each is true
-        if scheduler is not None:
-            scheduler.spawn("clocksource watchdog", self._watchdog(), daemon=True)
 
     # ---- the TSC
 
@@ -268,17 +265,18 @@ class Machine:
             return
         self._condition.tsc_unstable = True
         self._condition.unstable_why = reason
-        self._condition.drop_tsc = True
-        if not self._watchdog_runs:
+        if self._scheduler is None:
             self._drop_tsc()
+        else:
+            self._scheduler.spawn("clocksource_watchdog_work", self._watchdog_work(), daemon=True)
 
-    async def _watchdog(self) -> None:
-        while True:
-            await cp("clocksource_watchdog_work", until=lambda: self._condition.drop_tsc and not self._condition.asleep)
-            self._drop_tsc()
+    async def _watchdog_work(self) -> None:
+        await cp("clocksource_watchdog_work")
+        while not self.awake():
+            await cp("clocksource_watchdog_work", until=self.awake)
+        self._drop_tsc()
 
     def _drop_tsc(self) -> None:
-        self._condition.drop_tsc = False
         if self.clocksource == "tsc":
             rest = [clocksource(n, tsc_khz=self.tsc_khz) for n in self.spec.all_clocksources if n != "tsc"]
             self.set_clocksource(sorted(rest, key=lambda c: -c.rating)[0].name)

@@ -87,7 +87,8 @@ class ModelKvm:
 
     def vcpu(self, op: Any) -> VcpuTime:
         """The vCPU an operation names."""
-        vcpus: list[VcpuTime] = self.vm(op).vcpus
+        vms = self.vms
+        vcpus: list[VcpuTime] = (vms[op.vm] if 0 <= op.vm < len(vms) else self.vm(op)).vcpus
         if not 0 <= op.vcpu < len(vcpus):
             raise UserError(f"{op.name}: vCPU {op.vcpu} of VM {op.vm} does not exist, expected one of {len(vcpus)}")
         vcpu: VcpuTime = vcpus[op.vcpu]
