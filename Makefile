@@ -1,7 +1,10 @@
-# make run    the main job: a thread's question, answered by the model and by every real kernel this machine can give
-# make test   the fast tests: no root, no KVM, no QEMU needed (tests on /dev/kvm run where it answers, and say so where not)
-# make lab    the tests on real kernels under QEMU (needs Debian's qemu-system-x86)
-# make mutants, make bench
+# make run    the main job: a thread's question, answered by the model and by every real kernel this machine can give; fetches
+#             Debian's kernels, and QEMU where there is none (apt, not root); without apt it runs without them and says so
+# make test   lint, types and the fast tests; needs a C compiler, but no root, no KVM, no QEMU (tests on /dev/kvm run where it
+#             answers, and say so where not)
+# make lab    the tests on real kernels under QEMU (first: guestclock lab setup, or make run)
+# make mutants  deliberate changes of the model: each must make a test fail
+# make bench  how fast
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

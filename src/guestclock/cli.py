@@ -12,28 +12,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guestclock import __version__
-from guestclock.errors import UserError
+from guestclock.errors import Failure, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERNAL, INTERRUPTED = 1, 2, 70, 130
+DEBUG = "GUESTCLOCK_DEBUG"
 
 app = typer.Typer(
     name="guestclock",
     help="What will the guest's clocks show? KVM guest time, executable and exact.",
+    epilog="Begin with: guestclock run threads/2023-masterclock",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-lab_app = typer.Typer(help="Real kernels under QEMU, in virtual time.", rich_markup_mode=None)
+lab_app = typer.Typer(help="Set up the real kernels of --on lab:KERNEL.", rich_markup_mode=None)
 app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:
-    """Exits 0 when it ran, 2 with one line for bad input or a missing thing, 130 when interrupted."""
+    """Exits 0 when it ran, 2 with one line for bad input or a missing thing, 1 where a lab failed or nobody reads on,
+    70 for a mistake of its own, 130 when interrupted.
+    """
     # What typer calls ClickException, wherever it keeps it: the base of UsageError, the base of BadParameter.
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
@@ -48,7 +52,17 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read has seen enough. Nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+        status = FAILED
+    except Failure as failure:
+        print(f"guestclock: {failure}", file=sys.stderr)
+        status = FAILED
+    except Exception as mistake:
+        if os.environ.get(DEBUG):
+            raise
+        told = " ".join(f"{type(mistake).__name__}: {mistake}".split())
+        advice = f"please report it; set {DEBUG}=1 for the traceback"
+        print(f"guestclock: internal error: {told}; {advice}", file=sys.stderr)
+        status = INTERNAL
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -74,20 +88,44 @@ def run(
     scenario: Annotated[str, typer.Argument(help="A built-in scenario's name, or a TOML file.", metavar="NAME|FILE")],
     on: Annotated[
         list[str] | None,
-        typer.Option("--on", help="Where: model (default), kvm (this host's), lab:KERNEL, all. May be repeated."),
+        typer.Option(
+            "--on",
+            help="Where to run: model (the default); kvm, this host's /dev/kvm; lab:KERNEL, as lab:6.12 (see "
+            "'guestclock lab setup'); all, whatever of the scenario's own list is here. May be repeated.",
+            metavar="WHERE",
+        ),
     ] = None,
     kernel: Annotated[
         list[str] | None,
-        typer.Option("--kernel", help="Profile for the model, as linux-6.12. May be repeated.", metavar="PROFILE"),
+        typer.Option(
+            "--kernel",
+            help="Whose KVM the model is, as linux-6.12 or linux-6.12+exact5 (see 'guestclock list kernels'). "
+            "May be repeated.",
+            metavar="PROFILE",
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Draw the model's durations; replays the run.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Draw the model's delays at random; the same N is the same run.", metavar="N"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     save_trace: Annotated[
-        Path | None, typer.Option("--save-trace", help="Keep the trace (of several runs: one file each).")
+        Path | None,
+        typer.Option(
+            "--save-trace",
+            help="Keep everything that happened, as JSON lines; several runs get a numbered file each.",
+            metavar="FILE",
+        ),
     ] = None,
-    figure: Annotated[Path | None, typer.Option("--figure", help="Draw the clocks: .png, .svg or .pdf.")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw clock minus true time: .png, .svg or .pdf.", metavar="FILE"),
+    ] = None,
 ) -> None:
-    """Play a scenario and show what every clock reads after every step."""
+    """Play a scenario and show what every clock reads after every step.
+
+    Exits 0 when it ran, whatever the clocks did; 2 for bad input or a missing thing, with one line that says which.
+    """
     from guestclock.report import save
 
     save.check_paths(save_trace, figure)
@@ -117,17 +155,29 @@ def run(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="scenarios, kernels, recipes or properties", metavar="WHAT")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="scenarios; kernels (profiles, and overlays to lay over them with +); recipes (the steps of which a "
+            "scenario is made, with their keys); properties (what is looked for in every run).",
+            metavar="WHAT",
+        ),
+    ],
 ) -> None:
-    """What there is: scenarios, kernels, recipes, properties."""
+    """List scenarios, kernels, recipes or properties."""
     from guestclock.report.lists import entries, show_entries
 
     show_entries(_console(), entries(what))
 
 
 @app.command()
-def host(json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
-    """What kind of KVM host this is, by what it does, and what follows for a VMM."""
+def host(json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False) -> None:
+    """Tell what kind of KVM host this is.
+
+    By what it does, not by what it says: small VMs are made on /dev/kvm, their TSCs and clocks are written, and what
+    became of it is read back. Ends with what follows for a VMM. Needs permission for /dev/kvm, takes a few seconds,
+    and changes nothing outside those VMs.
+    """
     from guestclock.inspect import classify
 
     with _progress() as progress:
@@ -145,10 +195,20 @@ def host(json: Annotated[bool, typer.Option("--json", help="One JSON document.")
 @lab_app.command("setup")
 def lab_setup(
     kernel: Annotated[
-        list[str] | None, typer.Option("--kernel", help="6.1, 6.12, ... May be repeated.", metavar="KERNEL")
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            help="A kernel of Debian's, as 6.12. May be repeated. Without it: 6.1 and 6.12.",
+            metavar="KERNEL",
+        ),
     ] = None,
 ) -> None:
-    """Fetch Debian's kernels and make the lab's images. Once; after that nothing needs the network."""
+    """Fetch kernels, and QEMU if there is none.
+
+    Debian's packages, by this machine's apt, and as any user: they are unpacked into a cache ($GUESTCLOCK_LAB_CACHE, or
+    guestclock/lab in ~/.cache), nothing is installed. What is there already is left alone, so after the first time
+    nothing needs the network. A qemu-system-x86_64 on PATH is preferred to a fetched one.
+    """
     from guestclock.lab.setup import DEFAULT_KERNELS, setup
 
     setup(kernel or DEFAULT_KERNELS, progress=print)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from guestclock.check import PROPERTIES, Mark, marks, story
-from guestclock.kvm.api import SetTscKhz
+from guestclock.abi.msr import MSR_KVM_SYSTEM_TIME_NEW
+from guestclock.check import PROPERTIES, Mark, marks, story, unjudged
+from guestclock.kvm.api import EnableKvmclock, Kick, Op, Run, SetMsr, SetTscKhz, Start, Wrmsr
 from tests.check.hand import Hand, clean
 
 S = 10**9
@@ -79,6 +80,83 @@ def test_a_step_too_small_for_the_sandwiches_is_not_claimed() -> None:
     hand.move_tsc(1, -7_000)
     hand.look(clock_ahead_ns=None)
     assert found(hand) == []
+
+
+def unstable_and_apart(flags: int) -> Hand:
+    """TSCs apart by less than the sandwiches tell, and pages made for each, so that the kvmclocks are one."""
+    hand = clean(khz=2_596_122, sandwich=4_000)
+    hand.step()
+    hand.move_tsc(1, 3_000)
+    for vcpu in range(2):
+        hand.snapshot(vcpu, flags=flags)
+    hand.look(clock_ahead_ns=None)
+    return hand
+
+
+def test_without_stable_no_page_is_read_with_another_vcpu_s_tsc() -> None:
+    assert found(unstable_and_apart(flags=0)) == []
+    assert {m.name for m in found(unstable_and_apart(flags=1))} == {"kvmclock-agrees", "flags-honest"}
+
+
+def test_a_page_that_is_being_written_may_be_odd() -> None:
+    hand = clean()
+    hand.op(Start(0, 0), None)
+    hand.step("a look while the kernel writes")
+    hand.change(0, version=7)
+    hand.look()
+    assert found(hand) == []
+    hand.op(Kick(0, 0), None)
+    step = hand.step("nobody is there to write on")
+    hand.look()
+    assert [(m.name, m.step) for m in found(hand)] == [("version-protocol", step)]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        EnableKvmclock(0, 0),
+        SetMsr(0, 0, MSR_KVM_SYSTEM_TIME_NEW, 0x1001),
+        Run(0, 0, (Wrmsr(MSR_KVM_SYSTEM_TIME_NEW, 0x1001),)),
+    ],
+)
+def test_a_page_registered_elsewhere_counts_for_itself(op: Op) -> None:
+    hand = broken_version_unnumbered()
+    assert by_name(hand)["version-protocol"]
+    hand = broken_version_unnumbered(op)
+    assert by_name(hand)["version-protocol"] == []
+
+
+# ---- what a trace can show
+
+
+def test_what_there_is_nothing_to_judge_by_is_said() -> None:
+    assert names_of(clean()) == set()
+    assert names_of(clean(vcpus=1)) == {"tsc-agrees", "kvmclock-agrees", "flags-honest"}
+
+
+def test_without_pages_only_the_tscs_are_judged() -> None:
+    hand = Hand()
+    hand.look()
+    hand.step()
+    hand.look()
+    assert names_of(hand) == {p.name for p in PROPERTIES} - {"tsc-never-back", "tsc-runs", "tsc-agrees"}
+
+
+def test_one_look_shows_no_clock_running() -> None:
+    hand = Hand()
+    hand.snapshot(flags=0)
+    hand.look(clock_ahead_ns=None)
+    through_time = {"kvmclock-never-back", "tsc-never-back", "kvmclock-runs", "tsc-runs"}
+    assert names_of(hand) == through_time | {"flags-honest", "get-clock-agrees"}
+
+
+def test_what_breaks_was_judged() -> None:
+    for name, make in BROKEN:
+        assert name not in names_of(make())
+
+
+def names_of(hand: Hand) -> set[str]:
+    return {prop.name for prop in unjudged(story(hand.trace))}
 
 
 # ---- what must be
@@ -156,9 +234,11 @@ def broken_version_odd() -> Hand:
     return hand
 
 
-def broken_version_unnumbered() -> Hand:
+def broken_version_unnumbered(before: Op | None = None) -> Hand:
     hand = clean()
     hand.step("the page is written over")
+    if before is not None:
+        hand.op(before, [None] if isinstance(before, Run) else None)
     version = hand.pages[0].version if hand.pages[0] else 0
     hand.wait(S)
     hand.snapshot(0)

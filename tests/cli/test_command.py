@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import guestclock
+from guestclock import cli
+from guestclock.lab.tools import LabError
 
 COMMAND = [sys.executable, "-m", "guestclock"]
 
@@ -164,6 +166,36 @@ def test_interrupted_is_130(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
+def test_a_mistake_of_its_own_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(**_: object) -> None:
+        raise KeyError("tsc\noffset")
+
+    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.delenv("GUESTCLOCK_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("guestclock: internal error: KeyError: ")
+    assert line.endswith("; please report it; set GUESTCLOCK_DEBUG=1 for the traceback")
+    monkeypatch.setenv("GUESTCLOCK_DEBUG", "1")
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def test_a_lab_that_fails_tells_what_it_wrote(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(**_: object) -> None:
+        raise LabError("lab: no end marker\n  | Kernel panic")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "guestclock: lab: no end marker\n  | Kernel panic\n"
+
+
 # ---- mistakes
 
 
@@ -171,6 +203,7 @@ def test_interrupted_is_130(tmp_path: Path) -> None:
     ("step", "expected"),
     [
         ('vmm = "create-vcpu"\ncuont = 2', "hotplug.toml: [[step]] 2: unknown key 'cuont' (did you mean 'count'?)"),
+        ('vm = "create-vcpu"', "the step has none of them (did you mean 'vmm'?)"),
         ('vmm = "creat-vcpu"', "unknown step 'creat-vcpu' (did you mean 'create-vcpu'?)"),
         ('vmm = "set-tsc"\nvcpu = 7\nvalue = 0', "[[step]] 2: vcpu: vCPU 7 does not exist here"),
         ('wait = "-3 s"', "'-3 s' is negative"),
@@ -191,6 +224,21 @@ def test_a_truncated_file(scenario: Path) -> None:
 def test_a_scenario_that_is_not_there() -> None:
     assert "did you mean 'threads/2023-masterclock'" in told(guestclock_("run", "threads/2023-masterclok"))
     assert "cannot be read" in told(guestclock_("run", "/nowhere/at-all.toml"))
+    assert "scenario '': neither a file nor built in" in told(guestclock_("run", ""))
+
+
+def test_a_file_that_is_no_scenario(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
+    (tmp_path / "empty.toml").touch()
+    assert "binary.toml: not UTF-8 text" in told(guestclock_("run", tmp_path / "binary.toml"))
+    assert "empty.toml: key 'about' is missing" in told(guestclock_("run", tmp_path / "empty.toml"))
+    assert "Is a directory" in told(guestclock_("run", tmp_path))
+
+
+def test_a_mistake_leaves_nothing_behind(scenario: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told(guestclock_("run", scenario, "--kernel", "9.9", "--figure", out / "f.svg", "--save-trace", out / "t.jsonl"))
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +250,7 @@ def test_a_scenario_that_is_not_there() -> None:
         (("--on", "lab:"), "--on lab:: expected a kernel like lab:6.12"),
         (("--seed", "soon"), "invalid value for '--seed'"),
         (("--figure", "clocks.doc"), "--figure clocks.doc: expected a name that ends in .png, .svg, .pdf"),
-        (("--save-trace", "/dev/null/t"), "--save-trace /dev/null/t: /dev/null cannot be made"),
+        (("--save-trace", "/dev/null/t"), "--save-trace /dev/null/t: /dev/null is no directory"),
         (("--colour",), "no such option: --colour"),
     ],
 )

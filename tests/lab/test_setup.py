@@ -72,3 +72,13 @@ def test_without_apt_the_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(UserError, match=r"^lab: \S+ not found \(Debian package (apt|dpkg)\)$"):
         setup(["6.12"], cache=tmp_path, progress=lambda line: None)
+
+
+def test_a_cache_that_is_no_directory_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GUESTCLOCK_LAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="file: expected a directory"):
+        find_image("6.12")
+    monkeypatch.setenv("GUESTCLOCK_LAB_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(UserError, match="below cannot be made: Not a directory"):
+        setup(["6.12"], progress=lambda _: None)

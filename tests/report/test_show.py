@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_a_clean_run_says_so() -> None:
     text = "\n".join(plain(printed(clean().trace)))
     assert "No clock stepped back or jumped, vCPUs agreed, flags told the truth (4 looks)." in text
     assert not any(p.name in text for p in PROPERTIES)
+
+
+def test_what_could_not_be_judged_does_not_hold() -> None:
+    trace = clean(vcpus=1).trace
+    text = "\n".join(plain(printed(trace, width=160)))
+    assert "No clock stepped back" not in text
+    assert "nothing to judge     tsc-agrees, kvmclock-agrees, flags-honest" in text
+    (run,) = document(columns([trace]))["runs"]
+    assert run["properties"]["flags-honest"] == "nothing to judge"
+    assert run["properties"]["tsc-runs"] == "holds"
 
 
 def test_a_run_like_another_is_not_told_again() -> None:
@@ -218,7 +229,8 @@ def test_traces_are_saved_as_they_can_be_read_again(tmp_path: Path) -> None:
     [
         (None, Path("x.txt"), r"--figure x.txt: expected a name that ends in .png, .svg, .pdf"),
         (Path("/"), None, r"--save-trace /: is a directory"),
-        (Path("/dev/null/x"), None, r"--save-trace /dev/null/x: .* cannot be made"),
+        (Path("/dev/null/x"), None, r"--save-trace /dev/null/x: /dev/null is no directory"),
+        (Path("a/x.svg"), Path("a/../a/x.svg"), r"--figure a/../a/x.svg: --save-trace writes there"),
     ],
 )
 def test_a_path_that_will_not_do_is_found_before_anything_runs(
@@ -226,3 +238,14 @@ def test_a_path_that_will_not_do_is_found_before_anything_runs(
 ) -> None:
     with pytest.raises(UserError, match=expected):
         save.check_paths(trace, figure)
+
+
+def test_paths_that_will_do_make_nothing_yet(tmp_path: Path) -> None:
+    save.check_paths(tmp_path / "a" / "b" / "t.jsonl", tmp_path / "c" / "f.svg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match=rf"cannot be written: no permission for {tmp_path}$"):
+        save.check_paths(tmp_path / "a" / "t.jsonl", None)

@@ -75,7 +75,8 @@ def host_error(story: Story, look: Look, clock: str) -> Span | None:
     if first is None or clock not in look.host:
         return None
     (then, then_ps), (now, now_ps) = first, look.host[clock]
-    ps = round(Fraction((now - then) * 10**9) / story.tsc_khz) if clock == "tsc" else (now - then) * PS_PER_NS
+    passed = now - then + (WORD if then - now > WORD // 2 else 0)  # a TSC that wrapped
+    ps = round(Fraction(passed * 10**9) / story.tsc_khz) if clock == "tsc" else passed * PS_PER_NS
     return _error_ns(ps, Instant(now_ps - then_ps))
 
 

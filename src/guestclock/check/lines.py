@@ -99,16 +99,18 @@ def kvmclock_break(story: Story, before: Reading, after: Reading) -> Break | Non
     """None where one of the two readings has no page that was ever written.
 
     Exact, also on a real host, where the TSC's line goes on and only the page is new: both pages are then evaluated
-    at the new one's tsc_timestamp. Limit: "goes on" means within the sandwiches of the readings.
+    at the new one's tsc_timestamp. Where something was done to the TSC, what the sandwiches leave open of it is open.
     """
     old, new = before.page, after.page
     if old is None or new is None or before.kvmclock_ns is None or after.kvmclock_ns is None:
         return None
-    if 0 in tsc_break(story, before, after).amount:
+    moved = tsc_break(story, before, after).amount
+    if 0 in moved:
+        open_ns = _ns_of(new, moved) if before.moves != after.moves else Span(0, 0)
         if same_line(old, new):
-            return Break("kvmclock", before, after, Span(0, 0), Span(0, 0), True)
+            return Break("kvmclock", before, after, open_ns, Span(0, 0), True)
         at = old.tsc_timestamp if _precedes(new.tsc_timestamp, old.tsc_timestamp) else new.tsc_timestamp
-        step = through_zero(Span.of(kvmclock_ns(new, at) - kvmclock_ns(old, at)))
+        step = through_zero(Span.of(kvmclock_ns(new, at) - kvmclock_ns(old, at))) + open_ns
         # The new page's own value is truncated once where the old line is twice: truncation never reads as a step back.
         below = 0 if at == new.tsc_timestamp else -rounding_ns(old, new)
         return Break("kvmclock", before, after, step, Span(below, rounding_ns(old, new)), True)
@@ -116,6 +118,12 @@ def kvmclock_break(story: Story, before: Reading, after: Reading) -> Break | Non
     slack = rounding_ns(old, new)
     seen = before.pauses == after.pauses or after.kvmclock_ns < before.kvmclock_ns
     return Break("kvmclock", before, after, amount, Span(-slack, slack), seen)
+
+
+def _ns_of(page: PvclockVcpuTimeInfo, cycles: Span) -> Span:
+    """So many cycles of a TSC as ns at a page's rate, rounded outwards."""
+    ns_per_cycle = Fraction(page.tsc_to_system_mul, 2**32) * Fraction(2) ** page.tsc_shift
+    return Span((cycles.lo * ns_per_cycle).__floor__(), (cycles.hi * ns_per_cycle).__ceil__())
 
 
 def through_zero(amount: Span) -> Span:
@@ -167,11 +175,17 @@ def tsc_ahead(story: Story, one: Reading, other: Reading) -> Span:
 
 
 def kvmclock_ahead(story: Story, one: Reading, other: Reading) -> Span:
-    """The same of their kvmclocks, ns. Exact, also on a real host, where the two TSCs agree within their sandwiches."""
+    """The same of their kvmclocks, ns.
+
+    Exact, also on a real host, where the two TSCs agree within their sandwiches and both pages say STABLE: KVM took
+    the TSCs for one. Without STABLE they may be apart by less than the sandwiches tell, each page made for its own.
+    """
     ours, theirs = _page(one), _page(other)
-    if 0 in tsc_ahead(story, one, other):
+    apart = tsc_ahead(story, one, other)
+    if 0 in apart:
+        open_ns = Span(0, 0) if one.stable and other.stable else _ns_of(ours, apart)
         tsc = other.tsc if _precedes(one.tsc, other.tsc) else one.tsc
-        return through_zero(Span.of(kvmclock_ns(ours, tsc) - kvmclock_ns(theirs, tsc)))
+        return through_zero(Span.of(kvmclock_ns(ours, tsc) - kvmclock_ns(theirs, tsc))) + open_ns
     at = later(one, other)
     return through_zero(kvmclock_on_line(story, one, at) - kvmclock_on_line(story, other, at))
 

@@ -51,9 +51,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """Something that should be true of every trace. source: what in Linux or KVM says so."""
+    """Something that should be true of every trace. source: what in Linux or KVM says so.
+
+    judges: whether a trace has anything that could break it. One vCPU agrees with everybody there is, and says nothing.
+    """
 
     name: str
     meaning: str
     source: str
     check: Callable[[Story], Iterator[Mark]]
+    judges: Callable[[Story], bool]

@@ -5,7 +5,7 @@ They state what is so, not whose fault it is: a VMM that writes the TSC makes it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -32,7 +32,17 @@ def marks(story: Story) -> list[Mark]:
     return sorted(found, key=lambda mark: mark.step)
 
 
+def unjudged(story: Story) -> tuple[Property, ...]:
+    """The properties that this trace can neither keep nor break."""
+    return tuple(prop for prop in PROPERTIES if not prop.judges(story))
+
+
 # ---- one clock through time
+
+
+def _read_again(clock: str) -> Callable[[Story], bool]:
+    """Whether some vCPU's clock was read twice."""
+    return lambda story: bool(breaks(story, clock))
 
 
 def _never_back(clock: str, name: str) -> Property:
@@ -43,7 +53,7 @@ def _never_back(clock: str, name: str) -> Property:
 
     what = "TSC" if clock == "tsc" else "kvmclock, as its guest computes it,"
     source = "the guest's clocksource and sched_clock take it for granted; a regress reads as 2^64 - x cycles or ns"
-    return Property(name, f"no vCPU's {what} steps back", source, check)
+    return Property(name, f"no vCPU's {what} steps back", source, check, _read_again(clock))
 
 
 def _runs(clock: str, name: str) -> Property:
@@ -62,7 +72,9 @@ def _runs(clock: str, name: str) -> Property:
         if clock == "tsc"
         else "Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW"
     )
-    return Property(name, f"each {what} advances with true time at its rate, no more and no less", source, check)
+    return Property(
+        name, f"each {what} advances with true time at its rate, no more and no less", source, check, _read_again(clock)
+    )
 
 
 def _mark(story: Story, name: str, broken: Break, what: str) -> Mark:
@@ -114,7 +126,11 @@ def _agrees(clock: str, name: str) -> Property:
         if clock == "tsc"
         else "STABLE promises it; without STABLE last_value makes up for it"
     )
-    return Property(name, f"at one instant all vCPUs' {what} read the same", source, check)
+
+    def judges(story: Story) -> bool:
+        return any(len(look.readings if clock == "tsc" else _with_page(look)) > 1 for look in story.looks)
+
+    return Property(name, f"at one instant all vCPUs' {what} read the same", source, check, judges)
 
 
 def _goes_on(before: Span | None, now: Span) -> bool:
@@ -147,6 +163,10 @@ def _liars(story: Story, look: Look) -> Iterator[int]:
             yield reading.vcpu
 
 
+def _stable_among_several(story: Story) -> bool:
+    return any(len(read) > 1 and any(r.stable for r in read) for read in map(_with_page, story.looks))
+
+
 def _with_page(look: Look) -> list[Reading]:
     return [r for _, r in sorted(look.readings.items()) if r.kvmclock_ns is not None]
 
@@ -173,17 +193,27 @@ def _get_clock(story: Story) -> Iterator[Mark]:
             known[key] = ahead
 
 
+def _both_answer(story: Story) -> bool:
+    return any(look.clock is not None and _with_page(look) for look in story.looks)
+
+
 # ---- the page itself
 
 
 def _version_protocol(story: Story) -> Iterator[Mark]:
     for reading in story.readings:
-        if reading.page is not None and reading.page.version & 1:
+        if reading.page is not None and reading.page.version & 1 and not reading.in_run:
             yield Mark("version-protocol", reading.step, reading.vm, (reading.vcpu,), "page", "odd")
     for before, after in story.pairs():
         old, new = before.page, after.page
-        if old is not None and new is not None and old.version == new.version and not same_line(old, new):
+        if old is None or new is None or before.pages != after.pages:
+            continue
+        if old.version == new.version and not same_line(old, new):
             yield Mark("version-protocol", after.step, after.vm, (after.vcpu,), "page", "unnumbered")
+
+
+def _written(story: Story) -> bool:
+    return any(reading.page is not None and reading.page.version for reading in story.readings)
 
 
 PROPERTIES: tuple[Property, ...] = (
@@ -198,17 +228,20 @@ PROPERTIES: tuple[Property, ...] = (
         "a page says STABLE only while all vCPUs' kvmclocks are one",
         "Documentation/virt/kvm/x86/msr.rst: measures taken across vCPUs are guaranteed to be monotonic",
         _flags_honest,
+        _stable_among_several,
     ),
     Property(
         "get-clock-agrees",
         "KVM_GET_CLOCK answers what the guest reads at that instant",
         "Documentation/virt/kvm/api.rst, KVM_GET_CLOCK: the current value of kvmclock as seen by the guest",
         _get_clock,
+        _both_answer,
     ),
     Property(
         "version-protocol",
-        "a page seen from outside has an even version, and a new one whenever its contents changed",
+        "a page that nobody is writing has an even version, and a new one whenever its contents changed",
         "Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW: version",
         _version_protocol,
+        _written,
     ),
 )

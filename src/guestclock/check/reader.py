@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from guestclock.abi.msr import SYSTEM_TIME_MSRS
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.arith import tsc_khz_tolerance, tsc_ratio
 from guestclock.check.span import Span
@@ -46,6 +48,8 @@ class _Reader:
         self.default_rate = Rate()
         self.rates: dict[tuple[int, int], Rate] = {}
         self.in_l2: set[tuple[int, int]] = set()
+        self.in_run: set[tuple[int, int]] = set()
+        self.pages: Counter[tuple[int, int]] = Counter()
         self.line = self.pauses = 0
         self.stopped = False
         self.unbroken = UnbrokenLines()
@@ -107,17 +111,29 @@ class _Reader:
                 self.stopped = event.name == "StopAllTscs"
                 self.pauses += 1
             case "Run":
-                self.on_run(asked["vm"], vcpu, [a["action"] for a in asked["actions"]])
+                self.on_run((asked["vm"], vcpu), asked["actions"])
+            case "Start":
+                self.in_run.add((asked["vm"], vcpu))
+            case "Kick":
+                self.in_run.discard((asked["vm"], vcpu))
+            case "EnableKvmclock":
+                self.pages[asked["vm"], vcpu] += 1
+            case "SetMsr" if asked["index"] in SYSTEM_TIME_MSRS:
+                self.pages[asked["vm"], vcpu] += 1
             case "GetClock":
                 host_tsc = result["host_tsc"] if result["flags"] & CLOCK_HOST_TSC else None
                 when = self.instant(event, None if host_tsc is None else (host_tsc, host_tsc))
                 look.clock = VmClock(result["clock_ns"], result["flags"], result["realtime_ns"], when)
 
-    def on_run(self, vm: int, vcpu: int, actions: list[str]) -> None:
-        if "EnterL2" in actions:
-            self.in_l2.add((vm, vcpu))
-        if "ExitL2" in actions:
-            self.in_l2.discard((vm, vcpu))
+    def on_run(self, which: tuple[int, int], actions: list[dict[str, Any]]) -> None:
+        for action in actions:
+            match action["action"]:
+                case "EnterL2":
+                    self.in_l2.add(which)
+                case "ExitL2":
+                    self.in_l2.discard(which)
+                case "Wrmsr" if action["index"] in SYSTEM_TIME_MSRS:
+                    self.pages[which] += 1
 
     def on_note(self, event: Event) -> None:
         if event.name == "refused":
@@ -138,21 +154,23 @@ class _Reader:
 
     def on_guest(self, event: Event) -> None:
         # In L2 the guest's RDTSC shows L2's TSC: not a point of the line that the others lie on.
-        if (self.vm, event.vcpu) not in self.in_l2:
+        if (event.data.get("vm", self.vm), event.vcpu) not in self.in_l2:
             self.reading(event)
 
     def reading(self, event: Event) -> None:
         data, vcpu = event.data, event.vcpu
         assert vcpu is not None, "a reading of a vCPU says which"
         page = PvclockVcpuTimeInfo(**data["page"]) if data["page"] else None
-        rate = self.rates.get((self.vm, vcpu), Rate())
+        which = vm, vcpu = data.get("vm", self.vm), vcpu
         self.pauses += self.stopped
         look = self.looks[-1]
         reading = Reading(
-            look.step, self.vm, vcpu, event.kind, data["tsc"], page, data["kvmclock_ns"],
-            self.instant(event, data["host_tsc"]), rate, self.pauses,
+            look.step, vm, vcpu, event.kind, data["tsc"], page, data["kvmclock_ns"],
+            self.instant(event, data["host_tsc"]), self.rates.get(which, Rate()), self.pauses,
+            moves=self.unbroken.moves(vm, vcpu), pages=self.pages[which], in_run=which in self.in_run,
         )  # fmt: skip
-        look.readings[vcpu] = reading
+        if vm == look.vm:
+            look.readings[vcpu] = reading
         self.readings.append(reading)
         self.unbroken.add(reading)
 

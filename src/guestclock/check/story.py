@@ -49,8 +49,10 @@ class Instant:
 class Reading:
     """What one vCPU's clocks showed at one instant: guest TSC (cycles, u64), its page, kvmclock (ns, None without).
 
-    source: "peek" (from outside) or "guest" (read by the guest itself). pauses: how often until then the host slept or
-    the TSCs were stopped: times in which no guest looks at a clock.
+    source: "peek" (from outside) or "guest" (read by the guest itself). How often until then: pauses, the host slept or
+    the TSCs were stopped, times in which no guest looks at a clock; moves, something was done that moves this vCPU's
+    TSC; pages, its page was registered, perhaps elsewhere. in_run: its thread is in KVM_RUN meanwhile, and its page
+    may be half written.
     """
 
     step: int
@@ -63,6 +65,9 @@ class Reading:
     when: Instant
     rate: Rate
     pauses: int = 0
+    moves: int = 0
+    pages: int = 0
+    in_run: bool = False
 
     @property
     def stable(self) -> bool:

@@ -46,9 +46,13 @@ class UnbrokenLines:
             case "HostSleep" | "MarkTscUnstable" | "SetClocksource" | "StopAllTscs" | "StartAllTscs":
                 self._moves_of_all += 1
 
+    def moves(self, vm: int, vcpu: int) -> int:
+        """How many of the operations so far may have put that vCPU's TSC on another line."""
+        return self._moves[vm, vcpu] + self._moves_of_all
+
     def add(self, reading: Reading) -> None:
         """The next reading, after the operations so far."""
-        self._readings.append((reading, self._moves[reading.vm, reading.vcpu] + self._moves_of_all))
+        self._readings.append((reading, reading.moves))
 
     def narrowed(self) -> Iterator[tuple[Reading, Span]]:
         """The readings that can be narrowed, with the host TSC (cycles) at which each must have been taken."""

@@ -43,7 +43,7 @@ def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any, more: Ma
         emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "error": answer.errno, **beside}))
         return
     if isinstance(op, Peek):
-        emit(Event("peek", "clocks", start_ps, end_ps, vcpu, as_json(answer)))
+        emit(Event("peek", "clocks", start_ps, end_ps, vcpu, {"vm": op.vm, **as_json(answer)}))
         return
     if isinstance(op, ReadHostClock):
         emit(Event("host", op.clock, start_ps, end_ps, None, {"value": answer}))
@@ -53,4 +53,4 @@ def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any, more: Ma
         for action, got in zip(op.actions, answer, strict=True):
             if isinstance(action, ReadClocks):
                 assert isinstance(got, ClockReading)
-                emit(Event("guest", "clocks", start_ps, end_ps, vcpu, as_json(got)))
+                emit(Event("guest", "clocks", start_ps, end_ps, vcpu, {"vm": op.vm, **as_json(got)}))

@@ -64,7 +64,10 @@ def setup(
     for kernel in kernels:
         check_name(kernel)
     cache = cache or cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"lab: {cache} cannot be made: {error.strerror}") from None
     made = []
     with _locked(cache / "lock"):
         archive: Archive | None = None

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from guestclock.errors import UserError
+from guestclock.errors import Failure, UserError
 
 CACHE_VARIABLE = "GUESTCLOCK_LAB_CACHE"
 
@@ -19,7 +19,7 @@ PACKAGE_OF = {
 }
 
 
-class LabError(Exception):
+class LabError(Failure):
     """A lab did not do its work: the kernel died, the time was up, the program inside failed.
 
     The message ends with the last lines of the console, which say more than we could.
@@ -37,9 +37,12 @@ def require(tool: str) -> str:
 def cache_dir() -> Path:
     """Where packages and images are kept: outside the tree, shared by all checkouts of a user.
 
-    $GUESTCLOCK_LAB_CACHE, else $XDG_CACHE_HOME/guestclock/lab, else ~/.cache/guestclock/lab.
+    $GUESTCLOCK_LAB_CACHE, else $XDG_CACHE_HOME/guestclock/lab, else ~/.cache/guestclock/lab. Raises `UserError` where
+    that is something else than a directory.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guestclock" / "lab"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = Path(chosen) if chosen else caches / "guestclock" / "lab"
+    if os.path.lexists(place) and not os.path.isdir(place):
+        raise UserError(f"lab: {place}: expected a directory for kernels and QEMU (${CACHE_VARIABLE} names it)")
+    return place

@@ -167,20 +167,28 @@ class TimeAxis:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One clock of one vCPU: after which step, and its error (s); a break is drawn upright."""
+    """One clock of one vCPU: after which step, and its error (s); a break is drawn upright.
+
+    first_s: between which errors the first reading lies. What follows is known from there, breaks in a page exactly.
+    """
 
     label: str
     vcpu: int
     vm: int
     steps: list[int]
     error_s: list[float]
+    first_s: tuple[float, float]
+
+    @property
+    def known_to_s(self) -> float:
+        return (self.first_s[1] - self.first_s[0]) / 2
 
 
 def _lines(story: Story, clock: str) -> list[Line]:
     found = errors(story, clock)
     several = len({vm for vm, _ in found}) > 1
     return [
-        Line(f"VM {vm} vcpu{vcpu}" if several else f"vcpu{vcpu}", vcpu, vm, *_drawn(points))
+        Line(f"VM {vm} vcpu{vcpu}" if several else f"vcpu{vcpu}", vcpu, vm, *_drawn(points), _first(points))
         for (vm, vcpu), points in found.items()
     ]
 
@@ -196,6 +204,11 @@ def _drawn(points: Sequence[Point]) -> tuple[list[int], list[float]]:
         steps.append(after.reading.step)
         error.append(after.error_ns.middle / 1e9)
     return steps, error
+
+
+def _first(points: Sequence[Point]) -> tuple[float, float]:
+    span = points[0].error_ns
+    return float(span.lo) / 1e9, float(span.hi) / 1e9
 
 
 def _by_step(points: Sequence[Point]) -> Iterator[tuple[int | None, Point]]:
@@ -220,10 +233,27 @@ def _panel(panel: Any, lines: Sequence[Line], axis: TimeAxis, scale: float) -> N
             markersize=4.5 - min(line.vcpu, 3),
             label=line.label,
         )
+    _uncertainty(panel, lines, axis, scale)
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
     for x in axis.x.values():
         panel.axvline(x, color="#cccccc", linewidth=0.6, linestyle=":", zorder=0)
+
+
+def _uncertainty(panel: Any, lines: Sequence[Line], axis: TimeAxis, scale: float) -> None:
+    """How far up or down a whole line may lie: a bar at its beginning, and in words. It does not stretch the axis."""
+    from matplotlib.lines import Line2D
+
+    for line in lines:
+        if line.known_to_s > 0:
+            x = axis.x[line.steps[0]]
+            ends = [end / scale for end in line.first_s]
+            colour = COLOURS[line.vcpu % len(COLOURS)]
+            panel.add_artist(Line2D([x, x], ends, color=colour, alpha=0.35, linewidth=4, solid_capstyle="butt"))
+    widest = max((line.known_to_s for line in lines), default=0.0)
+    if widest > 0:
+        told = f"each line known to ± {_round_duration(float(f'{widest:.2g}'))}"
+        panel.text(0.03, 0.04, told, transform=panel.transAxes, fontsize=7, color="#555555")
 
 
 def _unit(units: Sequence[tuple[float, str]], values: Sequence[float]) -> tuple[float, str]:

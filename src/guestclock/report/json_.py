@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from guestclock import __version__
-from guestclock.check import CLOCKS, Mark, Reading, Span, Story, errors, get_clock_error, groups
+from guestclock.check import CLOCKS, PROPERTIES, Mark, Reading, Span, Story, errors, get_clock_error, groups, unjudged
 from guestclock.report.words import sentence, told
 
 FORMAT = 1
@@ -29,7 +29,10 @@ def document(columns: Sequence[tuple[Story, list[Mark]]]) -> dict[str, Any]:
 
 
 def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
-    """meta, then a list of steps; each with its time (ps), readings by vCPU, groups, KVM_GET_CLOCK, marks."""
+    """meta, what became of each property, then a list of steps.
+
+    Each step has its time (ps), readings by vCPU, groups, KVM_GET_CLOCK, marks.
+    """
     error = {
         clock: {id(p.reading): p.error_ns for points in errors(story, clock).values() for p in points}
         for clock in CLOCKS
@@ -64,7 +67,13 @@ def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
                 "told": [t.sentence for t in told(marks) if t.step == look.step],
             }
         )
-    return {"meta": story.trace.meta, "steps": steps}
+    return {"meta": story.trace.meta, "properties": _verdicts(story, marks), "steps": steps}
+
+
+def _verdicts(story: Story, marks: list[Mark]) -> dict[str, str]:
+    broken, idle = {mark.name for mark in marks}, {prop.name for prop in unjudged(story)}
+    told = {True: "violated", False: "holds"}
+    return {p.name: "nothing to judge" if p.name in idle - broken else told[p.name in broken] for p in PROPERTIES}
 
 
 def _reading(reading: Reading, error: dict[str, dict[int, Span]]) -> dict[str, Any]:

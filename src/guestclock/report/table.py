@@ -20,6 +20,7 @@ from guestclock.check import (
     get_clock_error,
     groups,
     host_error,
+    unjudged,
 )
 from guestclock.check.story import CLOCK_TSC_STABLE
 from guestclock.report.numbers import clock_value, duration, folded, grouped, short_duration, signed_span
@@ -170,7 +171,9 @@ def title(story: Story) -> str:
 
 
 def summary(story: Story, marks: list[Mark]) -> Iterator[tuple[int, str]]:
-    """(weight, line): the properties that do not hold, each with its worst; then, in one line, those that do."""
+    """(weight, line): the properties that do not hold, each with its worst; then those that do, and those
+    that the trace gave nothing to judge by.
+    """
     by_name: dict[str, list[Mark]] = {}
     for mark in marks:
         by_name.setdefault(mark.name, []).append(mark)
@@ -179,15 +182,18 @@ def summary(story: Story, marks: list[Mark]) -> Iterator[tuple[int, str]]:
         if found:
             weight = max(t.weight for t in told(found))
             yield weight, f"{prop.name:<{NAME_WIDTH}}  {_worst(found)}"
-    holding = [p.name for p in PROPERTIES if p.name not in by_name]
+    idle = [p.name for p in unjudged(story) if p.name not in by_name]
+    holding = [p.name for p in PROPERTIES if p.name not in by_name and p.name not in idle]
     looks = sum(look.looked for look in story.looks)
-    if not by_name:
+    if not by_name and not idle:
         yield (
             0,
             f"No clock stepped back or jumped, vCPUs agreed, flags told the truth{_resolution(story)} ({looks} looks).",
         )
     elif holding:
         yield 0, f"{'holds':<{NAME_WIDTH}}  {', '.join(holding)} ({looks} looks{_resolution(story)})"
+    if idle:
+        yield 0, f"{'nothing to judge':<{NAME_WIDTH}}  {', '.join(idle)}"
 
 
 def _worst(marks: list[Mark]) -> str:

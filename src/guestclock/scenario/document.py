@@ -109,7 +109,8 @@ def convert_step(table: Mapping[str, Any], where: str, vary: Vary) -> Verb:
     """A [[step]]: one of wait, vmm, guest, host, and the keys of that verb."""
     kinds = [k for k in KINDS if k in table]
     if len(kinds) != 1:
-        had = f"has {' and '.join(map(repr, kinds))}" if kinds else "has none of them"
+        near = next(filter(None, (did_you_mean(key, KINDS) for key in table)), "")
+        had = f"has {' and '.join(map(repr, kinds))}" if kinds else f"has none of them{near}"
         raise Complaint(where, f"expected exactly one of wait, vmm, guest and host: the step {had}")
     (kind,) = kinds
     if kind == "wait":

@@ -72,7 +72,7 @@ def load(name: str) -> Scenario:
     text = catalogue.read(name)
     if text is None:
         path = Path(name)
-        if path.suffix != ".toml" and not path.exists():
+        if not name or (path.suffix != ".toml" and not path.exists()):
             raise UserError(
                 f"scenario {name!r}: neither a file nor built in{did_you_mean(name, catalogue.names())}; "
                 "'guestclock list scenarios' shows the built-in ones"

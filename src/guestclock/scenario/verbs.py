@@ -13,7 +13,7 @@ from guestclock.scenario.quantity import Cycles, Duration, Nanoseconds, Number, 
 from guestclock.scenario.situation import Situation, Wrong
 from guestclock.scenario.verb import ANYWHERE, LAB, MODEL, VERBS, OnVcpus, Verb, verb
 
-MIN_KHZ = 100_000
+MIN_KHZ = 1_000
 MAX_KHZ = 2**32 - 1
 MAX_VCPUS = 64
 
