@@ -84,7 +84,7 @@ def test_a_step_too_small_for_the_sandwiches_is_not_claimed() -> None:
 
 def unstable_and_apart(flags: int) -> Hand:
     """TSCs apart by less than the sandwiches tell, and pages made for each, so that the kvmclocks are one."""
-    hand = clean(khz=2_596_122, sandwich=4_000)
+    hand = clean(sandwich=4_000)
     hand.step()
     hand.move_tsc(1, 3_000)
     for vcpu in range(2):

@@ -185,7 +185,7 @@ class Machine:
         if base == "raw" and self._one_line:  # one line whatever ticks have been taken
             assert not self._condition.asleep, _ASLEEP
             timekeeper = self.timekeeper
-            cycles = self._counters[self.clocksource].at(self.timeline.read_ps(), cpu)
+            cycles = self._counters[timekeeper.clock.name].at(self.timeline.read_ps(), cpu)
             return timekeeper.raw_ns(cycles) + timekeeper.offs_boot_ns
         return self._base_ns(base, self._cycles(cpu))
 

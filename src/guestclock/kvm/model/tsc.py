@@ -52,7 +52,7 @@ def rdtsc(vcpu: VcpuTime) -> int:
 def compute_l1_tsc_offset(vcpu: VcpuTime, target: int) -> int:
     """The offset with which L1's TSC is `target` at this read of the host's."""
     kvm: KvmHost = vcpu.vm.kvm
-    return u64(target - kvm.scale(rdtsc(vcpu), vcpu.l1_tsc_scaling_ratio))
+    return u64(target - kvm.scale(kvm.machine.rdtsc(vcpu.on_cpu), vcpu.l1_tsc_scaling_ratio))
 
 
 def kvm_vcpu_write_tsc_offset(vcpu: VcpuTime, l1_offset: int) -> None:
