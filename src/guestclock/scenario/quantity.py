@@ -105,10 +105,14 @@ class Duration(Quantity):
     __slots__ = ()
     WANTED = "a duration like '300 ms'"
     HOLDS = frozenset({"ns"})
+    MOST_DAYS = 1000
+    """KVM's works run every 300 s: a million periods would keep a run for minutes, and nobody has asked."""
 
     def check(self) -> None:
         if self.literal < 0:
             raise ValueError(f"{self.text!r} is negative, expected {self.WANTED}")
+        if self.literal > self.MOST_DAYS * NS_PER_UNIT["d"]:
+            raise ValueError(f"{self.text!r} is too long, expected at most {self.MOST_DAYS} d")
 
 
 class Step(Quantity):
