@@ -36,6 +36,7 @@ INSIDE = [
     "guestclock.kvm.api",
     "guestclock.kvm.device",
     "guestclock.vmm.steps",
+    "guestclock.vmm.on_device",
     "guestclock.lab.inside",
 ]
 

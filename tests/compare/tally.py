@@ -10,10 +10,11 @@ from guestclock.compare.judge import Verdict
 
 @dataclass
 class Tally:
-    """Programs compared with one real kernel."""
+    """Programs compared with one real kernel. repeated: runs that differed once and not again."""
 
     seeds: list[int] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    repeated: int = 0
 
     def add(self, seed: int, verdict: Verdict) -> None:
         self.seeds.append(seed)
@@ -29,7 +30,7 @@ class Tally:
             f"differences; {total('tracepoints')} tracepoints, {total('exact')} values equal to the last bit, "
             f"{total('close')} within their sandwich, {total('on_line')} snapshots on the raw clock's line, "
             f"{total('open_outcome')} programs whose instants left an outcome open, {total('exits')} exits for host "
-            "interrupts that gave a page"
+            f"interrupts that gave a page, {self.repeated} runs repeated because the host disturbed them"
         )
 
 

@@ -11,14 +11,15 @@ from guestclock.compare.judge import Comparison, judge
 from guestclock.compare.programs import Limits, random_program
 from guestclock.errors import UserError
 from guestclock.inspect.host import HostReport, classify
-from guestclock.kvm.device import run_program
 from guestclock.kvm.device.tracefs import parse_fields
 from guestclock.runs.real import from_lines
 from guestclock.sim import Trace
+from guestclock.vmm.on_device import run_program
 from tests.compare.tally import tally, told
 
 pytestmark = pytest.mark.kvm
 PROGRAMS, CHUNK = 300, 25
+ATTEMPTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,17 @@ def limits(host: HostReport) -> Limits:
 
 @pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
 def test_model_and_kernel_agree(host: HostReport, first: int) -> None:
+    """A rule that is wrong differs each time; a thread that was preempted, or a work that ran late, once."""
+    book = tally(f"/dev/kvm ({host.fits[-1]})")
     for seed in range(first, first + CHUNK):
         program = random_program(seed, limits(host))
-        verdict = judge(on_real_kvm(program), program, host.fits[-1])
-        tally(f"/dev/kvm ({host.fits[-1]})").add(seed, verdict)
-        assert not verdict.differences, f"seed {seed}:\n{told(verdict.differences)}"
+        for attempt in range(ATTEMPTS):
+            verdict = judge(on_real_kvm(program), program, host.fits[-1])
+            if not verdict.differences:
+                break
+            book.repeated += attempt < ATTEMPTS - 1
+        book.add(seed, verdict)
+        assert not verdict.differences, f"seed {seed}, {ATTEMPTS} times:\n{told(verdict.differences)}"
 
 
 def test_a_wrong_profile_is_told_apart(host: HostReport) -> None:

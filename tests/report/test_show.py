@@ -131,6 +131,19 @@ def test_variations_are_a_grid() -> None:
     assert "0≠1 +1.100 s" in text
 
 
+def test_a_grid_says_nothing_of_clocks_that_are_not_there() -> None:
+    def bare(value: str) -> Trace:
+        hand = Hand(vcpus=1)
+        hand.trace.meta |= {"scenario": "by hand", "variation": {"delay": value}}
+        hand.look()
+        return hand.trace
+
+    text = "\n".join(plain(printed(bare("0 s"), bare("1 s"), width=120)))
+    assert "No vCPU has a kvmclock in any variation." in text
+    assert "stepped" not in text
+    assert "read the same" not in text
+
+
 def test_a_grid_wider_than_the_page_goes_on_below() -> None:
     traces = [varied(f"{n} s", n * 10**9 + 1) for n in range(12)]
     lines = plain(printed(*traces, width=60))

@@ -31,12 +31,12 @@ def test_durations_are_exact(text, ns):
 
 @given(st.integers(0, 2**70), st.sampled_from(sorted(NS_PER_UNIT)))
 def test_any_whole_number_of_units_is_that_many_ns(count, unit):
-    assert Duration.parse(f"{count} {unit}", {}).literal == count * NS_PER_UNIT[unit]
+    assert Step.parse(f"{count} {unit}", {}).literal == count * NS_PER_UNIT[unit]
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**9 - 1))
 def test_nine_decimals_of_a_second_are_nanoseconds(whole, part):
-    assert Duration.parse(f"{whole}.{part:09d} s", {}).literal == whole * 10**9 + part
+    assert Step.parse(f"{whole}.{part:09d} s", {}).literal == whole * 10**9 + part
 
 
 def terms(quantity):
@@ -69,6 +69,7 @@ def test_integers_may_come_as_integers():
         (Duration, "5", "'5' has no unit, expected a duration like '300 ms'"),
         (Duration, 5, "'5' has no unit, expected a duration like '300 ms'"),
         (Duration, "-1 s", "'-1 s' is negative, expected a duration like '300 ms'"),
+        (Duration, "1001 d", "'1001 d' is too long, expected at most 1000 d"),
         (Duration, "1 s - 2 s", "'1 s - 2 s' is negative, expected a duration like '300 ms'"),
         (Duration, "0.5 ns", "'0.5 ns' is finer than 1 ns"),
         (Duration, "5 sec", "'5 sec': expected a duration like '300 ms'"),

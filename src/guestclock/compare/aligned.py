@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from guestclock.arith import u64
 from guestclock.kvm.api import Host, Op, Run, Wait, serve
 from guestclock.kvm.device.tracefs import parse_fields
-from guestclock.kvm.model import ModelKvm, guest, lookup
+from guestclock.kvm.model import KvmOptions, ModelKvm, guest, lookup
 from guestclock.kvm.model.run import lock
 from guestclock.machine import HostSpec, Machine
 from guestclock.sim import Event, Scheduler, Timeline, Trace
@@ -93,48 +93,44 @@ def _ignores_offsets(trace: Trace) -> bool:
     )
 
 
-def run_aligned(
-    real: Trace,
-    program: dict[str, Any],
-    profile: str,
-    where: int = MIDDLE,
-    tsc_hz: int | None = None,
-    exits: Mapping[int, int] = MappingProxyType({}),
-    guest_has_master_clock: bool = False,
-) -> Trace:
-    """The model's trace of `program` under `profile`, at the instants of `real`.
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What the model must be told of a real run because its trace does not say it.
 
-    where: the point of an operation's sandwich, if nothing gives the read away. tsc_hz: what the host's TSC truly
-    counts in a second (a lab's is another than its kernel believes); None: tsc_khz * 1000. exits: how often, in which
-    operations, an interrupt of the host's threw the guest out; it matters only where each exit asks for a new page.
-    guest_has_master_clock: that global flag of KVM's, as VMs before this one left it; the trace's meta has it as this
-    one leaves it. Raises NotAligned.
+    tsc_hz: what the host's TSC truly counts in a second (a lab's is another than its kernel believes); None: tsc_khz *
+    1000. guest_has_master_clock: that global flag of KVM's, as VMs before this one left it. where: the point of an
+    operation's sandwich at which clocks were read, if nothing gives that away. work_latency_ns: how late delayed works
+    ran. exits: how often, in which operations, an interrupt of the host's threw the guest out; it matters only where
+    each exit asks for a new page.
     """
-    aligned = _Aligned(real, program, profile, where, tsc_hz, exits)
-    aligned.kvm.host.state.guest_has_master_clock = guest_has_master_clock
-    trace = aligned.run()
-    trace.meta["guest_has_master_clock"] = aligned.kvm.host.state.guest_has_master_clock
-    return trace
+
+    tsc_hz: int | None = None
+    guest_has_master_clock: bool = False
+    where: int = MIDDLE
+    work_latency_ns: int = 0
+    exits: Mapping[int, int] = field(default_factory=dict)
+
+
+def run_aligned(
+    real: Trace, program: dict[str, Any], profile: str, circumstances: Circumstances | None = None
+) -> Trace:
+    """The model's trace of `program` under `profile`, at the instants of `real`. Raises NotAligned.
+
+    Its meta has `guest_has_master_clock` as this run leaves it to the next.
+    """
+    return _Aligned(real, program, profile, circumstances or Circumstances()).run()
 
 
 class _Aligned:
-    def __init__(
-        self,
-        real: Trace,
-        program: dict[str, Any],
-        profile: str,
-        where: int,
-        tsc_hz: int | None,
-        exits: Mapping[int, int],
-    ) -> None:
-        self.real, self.program, self.where, self.exits = real, program, where, exits
+    def __init__(self, real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> None:
+        self.real, self.program, self.told = real, program, told
         self.entries = iter(operations(real))
         self.done = 0
         self.revealed = revealed(real)
         self.timeline = Timeline()
         self.scheduler = Scheduler(self.timeline)
         meta = real.meta
-        self.tsc_hz = tsc_hz or meta["tsc_khz"] * 1000
+        self.tsc_hz = told.tsc_hz or meta["tsc_khz"] * 1000
         spec = HostSpec(
             tsc_khz=meta["tsc_khz"],
             tsc_hz=self.tsc_hz,
@@ -145,12 +141,15 @@ class _Aligned:
         )
         self.machine = Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace = Trace({"on": "model", "kernel": profile, "tsc_khz": meta["tsc_khz"]})
-        self.kvm = ModelKvm(self.machine, lookup(profile), self.scheduler, self.trace.emit)
+        options = KvmOptions(work_latency_ns=told.work_latency_ns)
+        self.kvm = ModelKvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)
+        self.kvm.host.state.guest_has_master_clock = told.guest_has_master_clock
 
     def run(self) -> Trace:
         program = {**self.program, "tsc_khz": self.machine.tsc_khz}
         self.scheduler.spawn("VMM", serve(play(Host(), program), self.execute))
         self.scheduler.run()
+        self.trace.meta["guest_has_master_clock"] = self.kvm.host.state.guest_has_master_clock
         return self.trace
 
     async def execute(self, op: Op) -> Any:
@@ -160,7 +159,7 @@ class _Aligned:
         self.done += 1
         instants = self.instants_ps(entry, op)
         if isinstance(op, Run):
-            for _ in range(self.exits.get(self.done - 1, 0)):
+            for _ in range(self.told.exits.get(self.done - 1, 0)):
                 await self.until(instants[0])
                 instants = instants[1:] or instants
                 vcpu = self.kvm.vcpu(op)
@@ -177,7 +176,7 @@ class _Aligned:
         """True times, from the trace's start, at which the operation's clock reads happen: at least one."""
         first, last = tsc_of(self.real, entry.start_ps), tsc_of(self.real, entry.end_ps)
         given_away = self.revealed[bisect_left(self.revealed, first) : bisect_right(self.revealed, last)]
-        tscs = given_away or [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.where]]
+        tscs = given_away or [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.told.where]]
         start: int = self.real.meta["tsc_start"]
         return [-(-(tsc - start) * 10**12 // self.tsc_hz) for tsc in tscs]
 
@@ -188,4 +187,4 @@ def _is(op: Op, entry: Event) -> bool:
     return entry.name == ("clocks" if op.name == "Peek" else name)
 
 
-__all__ = ["EARLY", "LATE", "MIDDLE", "NotAligned", "operations", "run_aligned", "tsc_of"]
+__all__ = ["EARLY", "LATE", "MIDDLE", "Circumstances", "NotAligned", "operations", "run_aligned", "tsc_of"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guestclock.arith import s64, tsc_khz_tolerance
-from guestclock.compare.aligned import EARLY, LATE, MIDDLE, NotAligned, operations, run_aligned
+from guestclock.compare.aligned import EARLY, LATE, MIDDLE, Circumstances, NotAligned, operations, run_aligned
 from guestclock.kvm.device.tracefs import parse_fields
 from guestclock.sim import Event, Trace
 
@@ -34,8 +34,8 @@ class Verdict:
     """What comparing one run gave. exact, close: values equal to the last bit, and within the sandwich only.
     on_line: masterclock pages whose system_time lies on the model's raw clock to 1 ns, from the first page on.
 
-    open_outcome: the sandwich of some operation leaves open which way the kernel decides, and the model agrees with the
-    kernel at one end of it. exits: of vCPUs that must always catch up, for interrupts of the host's.
+    open_outcome: the sandwich of some operation, or when a delayed work ran, leaves open which way the kernel decides,
+    and the model agrees with it one way. exits: of vCPUs that must always catch up, for interrupts of the host's.
     guest_has_master_clock: KVM's global flag as this run left it.
     """
 
@@ -49,30 +49,31 @@ class Verdict:
     guest_has_master_clock: bool = False
 
 
-def judge(
-    real: Trace, program: dict[str, Any], profile: str, tsc_hz: int | None = None, guest_has_master_clock: bool = False
-) -> Verdict:
-    """Runs the model at the real run's instants and compares. Tries the sandwiches' ends if the middle disagrees."""
+LATENCIES_NS = (0, 2_000_000, 8_000_000, 30_000_000, 120_000_000, 500_000_000)
+"""On a busy host a delayed work runs late: a page is asked for after an operation instead of before it."""
+
+
+def judge(real: Trace, program: dict[str, Any], profile: str, circumstances: Circumstances | None = None) -> Verdict:
+    """Runs the model at the real run's instants and compares.
+
+    Where they disagree, clocks may have been read at an end of a sandwich, or delayed works have run late: the outcome
+    was open if the model agrees then. Otherwise the verdict is the first one's.
+    """
+    told = circumstances or Circumstances()
     first: Verdict | None = None
-    for where in (MIDDLE, EARLY, LATE):
-        verdict = verdict_at(real, program, profile, where, tsc_hz, guest_has_master_clock)
-        if not verdict.differences:
-            verdict.open_outcome = first is not None
-            return verdict
-        first = first or verdict
+    for latency_ns in LATENCIES_NS:
+        for where in (MIDDLE, EARLY, LATE):
+            verdict = verdict_at(real, program, profile, replace(told, where=where, work_latency_ns=latency_ns))
+            if not verdict.differences:
+                verdict.open_outcome = first is not None
+                return verdict
+            first = first or verdict
     assert first is not None
     return first
 
 
-def verdict_at(
-    real: Trace,
-    program: dict[str, Any],
-    profile: str,
-    where: int,
-    tsc_hz: int | None = None,
-    guest_has_master_clock: bool = False,
-) -> Verdict:
-    """What comparing gives with the clock reads at one point of the sandwiches.
+def verdict_at(real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> Verdict:
+    """What comparing gives under these circumstances.
 
     Where a vCPU must always catch up, every exit gives it a new page, and interrupts of the host's make exits of their
     own: the trace tells how many, and the model is run again with as many.
@@ -80,11 +81,11 @@ def verdict_at(
     exits: dict[int, int] = {}
     for attempt in range(ATTEMPTS):
         try:
-            model = run_aligned(real, program, profile, where, tsc_hz, exits, guest_has_master_clock)
+            model = run_aligned(real, program, profile, replace(told, exits=exits))
         except NotAligned as parted:
             next_one = Difference(parted.index, parted.real, "what the recipe does next", parted.real, parted.model)
             return Verdict([next_one])
-        comparison = Comparison(real, model, tsc_hz)
+        comparison = Comparison(real, model, told.tsc_hz)
         verdict = comparison.verdict()
         verdict.exits = sum(exits.values())
         verdict.guest_has_master_clock = model.meta["guest_has_master_clock"]

@@ -92,8 +92,8 @@ def run(program: dict[str, Any], emit: Emit) -> None:
     if name == "probe":
         probe(emit)
     elif name == "steps":
-        # A recipe over real ioctls: `guestclock.kvm.device` does it, here as on any host.
-        _ours("guestclock.kvm.device").run_program(program, emit)
+        # A recipe over real ioctls: `guestclock.vmm.on_device` does it, here as on any host.
+        _ours("guestclock.vmm.on_device").run_program(program, emit)
     elif name == "classify":
         emit(_ours("guestclock.inspect").classify().as_json())
     else:

@@ -103,6 +103,9 @@ class Grids:
             self.cells[machine, chosen] = outcome(story, marks)
         self.machines = _ordered(machine for machine, _ in self.cells)
         outcomes = list(self.cells.values())
+        readings = [reading for story, _ in columns for reading in story.readings]
+        self.has_several = any(reading.vcpu > 0 for reading in readings)
+        self.has_kvmclock = any(reading.kvmclock_ns is not None for reading in readings)
         self.steps_matter = any(o.step_ns is not None for o in outcomes)
         self.tsc_matters = any(o.apart_ns for o in outcomes) or not self.steps_matter
         # Room for it is in a single table only; there the destination's clocks are the question.
@@ -161,7 +164,9 @@ class Grids:
             yield o.troubles, "yellow"
 
     def legend(self) -> Iterator[str]:
-        if self.tsc_matters:
+        if not self.has_several:
+            pass  # one vCPU is neither ahead nor behind
+        elif self.tsc_matters:
             yield (
                 "0=1: the TSCs of vCPUs 0 and 1 read the same after the last step. "
                 "0≠1 +1.100 s: they do not, vCPU 1's is that far ahead."
@@ -171,8 +176,10 @@ class Grids:
         if self.steps_matter:
             shown = "kvmclock −5 ns" if self.tsc_matters else "−5 ns"
             yield f"{shown}: the largest step that any vCPU's kvmclock took."
-        else:
+        elif self.has_kvmclock:
             yield "No vCPU's kvmclock stepped in any variation."
+        else:
+            yield "No vCPU has a kvmclock in any variation."
         if self.carried_matters:
             yield "VM 1 TSC −1 s: at that VM's end vCPU 0's TSC is so far from where the first VM's would have been."
 

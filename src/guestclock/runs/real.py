@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from guestclock.errors import UserError
-from guestclock.kvm.device import run_program
 from guestclock.lab import Lab
 from guestclock.lab.boot import ODD_TSC_KHZ
 from guestclock.scenario import Variation
 from guestclock.sim import Event, Trace
 from guestclock.sim.trace import TRACE_VERSION
+from guestclock.vmm.on_device import run_program
 
 
 def run_kvm(variation: Variation) -> Trace:

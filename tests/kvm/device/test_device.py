@@ -51,9 +51,10 @@ from guestclock.kvm.api import (
     Wrmsr,
     drive,
 )
-from guestclock.kvm.device import DeviceKvm, guest, run_program, tracefs
+from guestclock.kvm.device import DeviceKvm, guest, tracefs
 from guestclock.kvm.device.tracefs import Tracepoints
 from guestclock.sim.trace import Trace
+from guestclock.vmm.on_device import run_program
 
 pytestmark = pytest.mark.kvm
 
@@ -441,7 +442,6 @@ def test_a_recipe_runs_unchanged(kvm: DeviceKvm) -> None:
 
 
 def test_a_program_gives_a_trace_that_can_be_loaded(kvm_answers: None) -> None:
-    pytest.importorskip("guestclock.vmm.steps")
     lines: list[str] = []
     steps = [{"actor": "guest", "do": "read", "say": "the guest reads its clocks"}]
     program = {"program": "steps", "vcpus": 1, "steps": steps, "options": {"trace": False}}

@@ -11,8 +11,9 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.kvm import api
-from guestclock.kvm.device import DeviceKvm, ioctls, native, run_program
+from guestclock.kvm.device import DeviceKvm, ioctls, native
 from guestclock.kvm.device.ioctls import IoctlError, open_kvm
+from guestclock.vmm.on_device import run_program
 
 
 def test_no_device(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The real thing: `kvm.api` over /dev/kvm of this machine. Standard library only: it also runs inside a lab."""
 
 from guestclock.kvm.device.kvm import DeviceKvm
-from guestclock.kvm.device.program import run_program
 
-__all__ = ["DeviceKvm", "run_program"]
+__all__ = ["DeviceKvm"]

@@ -30,6 +30,7 @@ class KvmOptions:
     guest_tsc_protected: VMs are TDX, or SNP with secure TSC: KVM cannot move their TSC (kernels from 6.15 on).
     xen_time_pages: the VMM registers Xen's vcpu_info and time_info of each new vCPU (kernels from 5.12 on).
     xen_pvclock_tsc_unstable: KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE masks TSC_STABLE in Xen's pages.
+    work_latency_ns: how long a delayed work waits for its worker once its timer has fired; ms on busy hosts.
     """
 
     kvmclock_periodic_sync: bool = True
@@ -37,6 +38,7 @@ class KvmOptions:
     guest_tsc_protected: bool = False
     xen_time_pages: bool = False
     xen_pvclock_tsc_unstable: bool = False
+    work_latency_ns: int = 0
 
 
 class KvmHost:
@@ -85,7 +87,8 @@ class KvmHost:
         delay = -(-ns * hz // (PS_PER_S // PS_PER_NS))
         expiry = self.profile.timer_expiry(jiffies_at(now_ns, hz), delay, hz)
         fires_ns = (expiry - jiffies_at(0, hz)) * (PS_PER_S // PS_PER_NS) // hz
-        return (fires_ns - uptime_ns) * PS_PER_NS * den // num - self.timeline.now_ps
+        fires_ps = (fires_ns - uptime_ns) * PS_PER_NS * den // num
+        return fires_ps + self.options.work_latency_ns * PS_PER_NS - self.timeline.now_ps
 
     def _monotonic_rate(self) -> tuple[int, int]:
         """Nominal seconds of MONOTONIC in a true one, as (numerator, denominator); NTP's slewing is left out."""

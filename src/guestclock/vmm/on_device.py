@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import Host, drive
-from guestclock.kvm.device.kvm import DeviceKvm
+from guestclock.kvm.device import DeviceKvm
 from guestclock.sim.trace import TRACE_VERSION
+from guestclock.vmm.steps import play
 
 OPTIONS = {"host_ops_allowed": bool, "trace": bool}
 
@@ -26,7 +26,6 @@ def run_program(program: dict[str, Any], emit: Callable[[dict[str, Any]], None])
             raise UserError(f"program: unknown option {name!r} (known: {', '.join(OPTIONS)})")
         if not isinstance(value, OPTIONS[name]):
             raise UserError(f"program: option {name}: {value!r}, expected true or false")
-    steps = importlib.import_module("guestclock.vmm.steps")  # a higher floor, and only this entry needs it
     # The meta must come first, and KVM's rate, which belongs to it, is known once the device is open.
     waiting: list[dict[str, Any]] = []
     send = waiting.append
@@ -35,4 +34,4 @@ def run_program(program: dict[str, Any], emit: Callable[[dict[str, Any]], None])
         for line in waiting:
             emit(line)
         send = emit
-        drive(steps.play(Host(), program), kvm.execute)
+        drive(play(Host(), program), kvm.execute)
