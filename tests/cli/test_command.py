@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,9 @@ def test_whoever_closes_the_pipe_hears_nothing_of_it() -> None:
 def test_interrupted_is_130(tmp_path: Path) -> None:
     fifo = tmp_path / "slow.toml"
     os.mkfifo(fifo)  # reading it waits for a writer that never comes
-    running = subprocess.Popen([*COMMAND, "run", str(fifo)], stderr=subprocess.PIPE, text=True)
+    # A job in the background of a shell ignores SIGINT, and its children inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen([*COMMAND, "run", str(fifo)], stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     time.sleep(1.0)
     running.send_signal(signal.SIGINT)
     _, stderr = running.communicate(timeout=20)
