@@ -63,11 +63,11 @@ class ModelKvm:
     async def execute(self, op: Op) -> Any:
         """Carries out one operation, as a thread of the VMM does; raises KvmError where the kernel refuses it."""
         host = self.host
-        start_ps = host.timeline.now_ps
         await cp(type(op).__name__)
         machine = host.machine
         while not machine.tasks_run():
             await cp(type(op).__name__, until=machine.tasks_run)
+        start_ps = host.timeline.now_ps
         try:
             answer = await _HANDLERS[type(op)](self, op)
         except KvmError as error:
