@@ -18,13 +18,6 @@ from tests.runs.test_threads_2010 import GRID
 ON_KVM = [n for n in names() if "kvm" in load(n).on and max(v.wait_ns for v in load(n).variations) < 10 * 10**9]
 ON_LAB = [n for n in names() if "lab:6.12" in load(n).on]
 
-KNOWN = {
-    (
-        "bugs/old-msr",
-        "pvm",
-    ): "kvm-pvm ends the old page of vCPU 0 only when the VMM writes the MSR again; why is not known"
-}
-
 
 @pytest.fixture(scope="module")
 def kvm_answers():
@@ -67,8 +60,6 @@ def test_this_host_tells_the_model_s_story(kvm_answers, name):
     seen, predicted = shape(real), shape(model)
     if not has_tracepoints(real):
         seen, predicted = without_snapshots(seen), without_snapshots(predicted)
-    if (name, profile) in KNOWN and seen != predicted:
-        pytest.xfail(KNOWN[name, profile])
     assert seen == predicted
 
 

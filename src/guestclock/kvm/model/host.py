@@ -72,7 +72,7 @@ class KvmHost:
     @property
     def tsc_clocksource(self) -> bool:
         """gtod_is_based_on_tsc(): clocksource TSC (1) or Hyper-V's page (3)."""
-        mode = self.machine.vclock_mode
+        mode = self.machine.timekeeper.clock.vclock_mode
         return mode == 1 or mode == 3
 
     def timer_delay_ps(self, ns: int) -> int:

@@ -128,7 +128,8 @@ def vcpu_load(vcpu: VcpuTime) -> None:
 
 
 def vcpu_put(vcpu: VcpuTime) -> None:
-    vcpu.last_host_tsc = rdtsc(vcpu)
+    kvm: KvmHost = vcpu.vm.kvm
+    vcpu.last_host_tsc = kvm.machine.rdtsc(vcpu.on_cpu)
 
 
 # ---- sleep of the host, frequency of its CPUs
