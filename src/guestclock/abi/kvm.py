@@ -111,10 +111,6 @@ class KvmSregs:
         base, limit, selector, *_ = _SEGMENT.unpack_from(self._raw, self.SEGMENTS[name])
         return base, limit, selector
 
-    @property
-    def cr0(self) -> int:
-        return int(unpack_from("<Q", self._raw, self.CR0_OFFSET)[0])
-
     def pack(self) -> bytes:
         return bytes(self._raw)
 
@@ -189,17 +185,6 @@ class HvReferenceTscPage:
     def unpack(cls, raw: bytes) -> HvReferenceTscPage:
         sequence, _, scale, offset = cls._LAYOUT.unpack(raw)
         return cls(sequence, scale, offset)
-
-
-@dataclass(frozen=True, slots=True)
-class XenSharedInfoTime:
-    """Where a 64-bit Xen guest finds time: in shared_info (wall clock, its high second) and in vcpu_info."""
-
-    WALL_CLOCK: ClassVar[int] = 0xC00
-    WALL_CLOCK_SEC_HI: ClassVar[int] = 0xC0C
-    WALL_CLOCK_32: ClassVar[int] = 0x900
-    WALL_CLOCK_SEC_HI_32: ClassVar[int] = 0x924
-    VCPU_INFO_TIME: ClassVar[int] = 32
 
 
 KVM_XEN_ATTR_TYPE_SHARED_INFO = 1

@@ -41,9 +41,6 @@ class Span:
         """Where both can be true at once; None if nowhere."""
         return Span(max(self.lo, other.lo), min(self.hi, other.hi)) if self.meets(other) else None
 
-    def widened(self, by: int) -> Span:
-        return Span(self.lo - by, self.hi + by)
-
     @property
     def middle(self) -> int:
         return (self.lo + self.hi) // 2
