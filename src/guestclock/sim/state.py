@@ -16,6 +16,10 @@ from guestclock.sim.field import Field
 class Observer(Protocol):
     """Sees each access to a field of a watched object."""
 
+    def name(self, state: State) -> str:
+        """What a new object is called, for as long as it lives: the same in every run that makes it in the same step."""
+        ...
+
     def read(self, state: State, name: str) -> None: ...
     def write(self, state: State, name: str, value: Any) -> None: ...
 
@@ -46,7 +50,11 @@ class State(metaclass=_Slots):
     fields: dict[str, Field]
 
     def __new__(cls, **values: Any) -> State:
-        return super().__new__(cls if _observer is None else _twin(cls))
+        if _observer is None:
+            return super().__new__(cls)
+        made: Any = super().__new__(_twin(cls))
+        made.watched_as = _observer.name(made)
+        return cast(State, made)
 
     def __init__(self, **values: Any) -> None:
         for name, field in self.fields.items():
@@ -79,6 +87,9 @@ def watching(observer: Observer) -> Iterator[None]:
 class WidthObserver:
     """Asserts that every integer written fits its field: the kernel's types as invariants, used by the tests."""
 
+    def name(self, state: State) -> str:
+        return ""
+
     def read(self, state: State, name: str) -> None:
         pass
 
@@ -91,7 +102,7 @@ def _twin(cls: type) -> type:
     if cls in _twins:
         return _twins[cls]
     fields = cast(Any, cls).fields
-    namespace: dict[str, Any] = {"__slots__": ()}
+    namespace: dict[str, Any] = {"__slots__": ("watched_as",)}
     for name in fields:
         namespace[name] = _watched(name, getattr(cls, name))
     twin = type(cls)("Watched" + cls.__name__, (cls,), namespace)

@@ -1,0 +1,246 @@
+"""One complete order, asked about: the worst value of a form over all its times, proved, and where it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guestclock.arith.affine import Form, Symbol, Value, judged_by, numerator
+from guestclock.explore.exact import NoAnswer, Optimum, Solver
+from guestclock.explore.judge import Interval, Judge, Outcome
+from guestclock.explore.run import Run
+from guestclock.explore.system import closure, contract_rows, defining
+from guestclock.explore.times import FAR, ORIGIN, Impossible
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """upper: proved; found: the float optimum; value: the form; rows, box: the program; point: where, rounded.
+
+    impossible: the order cannot happen with these instants (proved). unknown: nothing could be proved.
+    """
+
+    upper: Fraction
+    found: float
+    value: Value
+    rows: tuple[Form, ...]
+    box: dict[Symbol, Interval]
+    point: dict[Symbol, int]
+    rounding: Fraction = Fraction(0)
+    judge: Judge | None = None
+
+
+class Unproved(Exception):
+    """Neither a bound nor impossibility could be proved."""
+
+
+class Leaf:
+    """A complete order. Raises Impossible where its bounds of time contradict each other."""
+
+    def __init__(self, run: Run, solver: Solver, cache: dict[Any, Optimum | None]) -> None:
+        self.run, self.solver, self.cache = run, solver, cache
+        self.distance = run.differences.closed()
+        self.branches = [b for event in run.events for b in event.branches]
+
+    def question(self) -> Question:
+        return Question(self)
+
+    def happens(self) -> bool:
+        """Whether some times satisfy everything; False only if that was proved."""
+        return self.question().happens()
+
+
+class Question:
+    """Instants added to an order, and what is then asked."""
+
+    def __init__(self, leaf: Leaf) -> None:
+        self.leaf = leaf
+        self.nodes: dict[Symbol, int] = leaf.run.nodes
+        self.distance: NDArray[np.int64] = leaf.distance
+        self.added: list[Symbol] = []
+        self._labels: list[Any] = []
+        self._open: list[tuple[int, list[Any]]] = []
+        self._asked = 0
+        self.more: list[Form] = []
+        self.judge: Judge = Judge(self, leaf.run.judge.names)
+
+    def instant(self, name: Symbol, *, after: Iterable[Symbol] = (), before: Iterable[Symbol] = ()) -> Form:
+        """A further instant, in units of time."""
+        n = len(self.distance)
+        wider = np.full((n + 1, n + 1), FAR, dtype=np.int64)
+        wider[:n, :n] = self.distance
+        wider[n, n] = 0
+        wider[n, :n] = np.minimum(self.leaf.run.bounds.horizon + self.distance[ORIGIN], FAR)
+        wider[:n, n] = np.minimum(self.distance[:, ORIGIN], FAR)  # x - r <= x - 0
+        self.distance = wider
+        self.nodes = {**self.nodes, name: n}
+        self.added.append(name)
+        for symbol in after:
+            self.ordered(symbol, name)
+        for symbol in before:
+            self.ordered(name, symbol)
+        return Form.of(name)
+
+    def ordered(self, earlier: Symbol, later: Symbol, at_most: int | None = None) -> None:
+        """earlier <= later; with at_most, later - earlier <= at_most besides."""
+        self._tighten(self.nodes[earlier], self.nodes[later], 0)
+        if at_most is not None:
+            self._tighten(self.nodes[later], self.nodes[earlier], at_most)
+
+    def _tighten(self, x: int, y: int, c: int) -> None:
+        """x - y <= c."""
+        d = self.distance
+        if d[x, y] <= c:
+            return
+        np.minimum(d, d[:, x, None] + (c + d[None, y, :]), out=d)
+        np.minimum(d, FAR, out=d)
+
+    @property
+    def contradictory(self) -> bool:
+        return bool((np.diagonal(self.distance) < 0).any())
+
+    # ---- the context of a judge
+
+    def upper(self, x: Symbol, y: Symbol) -> int | None:
+        if x not in self.nodes or y not in self.nodes:
+            return None
+        most = int(self.distance[self.nodes[x], self.nodes[y]])
+        return None if most >= FAR else most
+
+    def fork(self, outcomes: Sequence[Outcome]) -> Any:
+        if self._asked < len(self._labels):
+            label = self._labels[self._asked]
+        else:
+            label = outcomes[0][0]
+            self._labels.append(label)
+            self._open.append((self._asked, [other for other, _ in outcomes[1:]]))
+        self._asked += 1
+        return label
+
+    # ---- asking
+
+    def happens(self) -> bool:
+        if self.contradictory:
+            return False
+        judge = self._judge()
+        rows, box = self._program(judge, [*self.leaf.branches, *self.more])
+        return not self.leaf.solver.impossible(rows, box)
+
+    def paths(self, ask: Callable[[], Value]) -> Iterator[tuple[Value, Judge]]:
+        """Every way in which the comparisons that `ask` makes can come out, with the judge that knows it."""
+        self._labels, self._open = [], []
+        while True:
+            self._asked = 0
+            self.judge = judge = self._judge()
+            with judged_by(judge):
+                value = ask()
+            yield value, judge
+            while self._open and not self._open[-1][1]:
+                self._open.pop()
+            if not self._open:
+                return
+            position, rest = self._open[-1]
+            self._labels[position:] = [rest.pop(0)]
+
+    def worst(self, ask: Callable[[], Value]) -> Worst | None:
+        """The highest value of what `ask` computes; None if no times allow it at all.
+
+        Raises Unproved.
+        """
+        if self.contradictory:
+            return None
+        best: Worst | None = None
+        for value, judge in self.paths(ask):
+            worst = self.bound(value, judge)
+            if worst is not None and (best is None or worst.upper > best.upper):
+                best = worst
+        return best
+
+    def bound(self, value: Value, judge: Judge, margin: int = 0) -> Worst | None:
+        """The highest value of a form. margin: branch rows are kept that far from their edge."""
+        branches = [b + margin if margin else b for b in (*self.leaf.branches, *judge.branches)]
+        objective = Form({}, value) if type(value) is int else value
+        assert type(objective) is Form
+        rows, box = self._program(judge, [*branches, *self.more], objective)
+        key = (objective.key(), tuple(sorted(row.key() for row in rows)), tuple(sorted(box.items())))
+        cache = self.leaf.cache
+        if key not in cache:
+            cache[key] = self._solved(objective, rows, box)
+        optimum = cache[key]
+        if optimum is None:
+            return None
+        return Worst(
+            optimum.upper, optimum.found, value, tuple(rows), box, optimum.point, rounding(objective, judge), judge
+        )
+
+    def _solved(self, objective: Form, rows: list[Form], box: dict[Symbol, Interval]) -> Optimum | None:
+        try:
+            optimum = self.leaf.solver.maximum(objective, rows, box)
+        except NoAnswer:
+            raise Unproved from None
+        if optimum is None and not self.leaf.solver.impossible(rows, box):
+            raise Unproved
+        return optimum
+
+    def _judge(self) -> Judge:
+        known = self.leaf.run.judge
+        judge = Judge(self, known.names)
+        judge.box, judge.floors, judge.facts = dict(known.box), dict(known.floors), dict(known.facts)
+        for name in self.added:
+            judge.box[name] = (0, self.leaf.run.bounds.horizon)
+        return judge
+
+    def _program(
+        self, judge: Judge, branches: list[Form], objective: Form | None = None
+    ) -> tuple[list[Form], dict[Symbol, Interval]]:
+        run = self.leaf.run
+        forms = branches if objective is None else [*branches, objective]
+        needed = closure(judge, run.contracts, forms)
+        box = {s: judge.box[s] for s in needed}
+        rows: list[Form] = []
+        times = [s for s in needed if s in self.nodes]
+        index = [self.nodes[s] for s in times]
+        d = self.distance
+        for s, i in zip(times, index, strict=True):
+            box[s] = max(0, -int(d[ORIGIN, i])), min(box[s][1], int(d[i, ORIGIN]))
+        near = d[np.ix_(index, index)].tolist() if index else []
+        for a, x in enumerate(times):
+            for b, y in enumerate(times):
+                if a != b and near[a][b] < box[x][1] - box[y][0]:
+                    rows.append(Form({x: 1, y: -1}, -near[a][b]))
+        rows += defining(judge, needed)
+        rows += contract_rows(run, needed)
+        rows += [numerator(b) for b in branches]
+        return rows, box
+
+
+def rounding(objective: Form, judge: Judge) -> Fraction:
+    """By how much truncation alone can raise the form: the whole-number value against exact, unrounded arithmetic."""
+    total = Fraction(0)
+    weight: dict[Symbol, Fraction] = {s: Fraction(c, objective.den) for s, c in objective.terms.items()}
+    todo = sorted(s for s in weight if s in judge.floors)
+    seen: set[Symbol] = set()
+    # Names are given innermost first, so the outermost floor is the newest; go from there inwards.
+    while todo:
+        symbol = max(todo, key=lambda s: int(s[1:]))
+        todo.remove(symbol)
+        if symbol in seen:
+            continue
+        seen.add(symbol)
+        w = weight[symbol]
+        argument, n = judge.floors[symbol]
+        if w < 0:
+            total -= w * Fraction(n - 1, n)
+        for inner, c in argument.terms.items():
+            weight[inner] = weight.get(inner, Fraction(0)) + w * Fraction(c, n)
+            if inner in judge.floors and inner not in todo:
+                todo.append(inner)
+    return total
+
+
+__all__ = ["Impossible", "Leaf", "Question", "Unproved", "Worst", "rounding"]

@@ -1,0 +1,531 @@
+"""One order of steps, run with forms for times: who may go on, what each step touched, what bounds its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from guestclock.arith.affine import Form, Symbol, Value, judged_by
+from guestclock.explore.judge import FloorNames, Interval, Judge, Outcome, Rows, Undecidable
+from guestclock.explore.times import ORIGIN, Differences
+from guestclock.sim.checkpoint import Checkpoint, Guard
+from guestclock.sim.state import State, watching
+
+Actor = Coroutine[Checkpoint, None, Any]
+Cell = tuple[str, str]
+"""A field of an object: (its name in this search, the field's)."""
+
+Footprint = tuple[frozenset[Cell], frozenset[Cell]]
+"""Cells a step read, cells it changed. A write of what is there already is a read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What is assumed of time, in units of the search (cycles of the first host's TSC).
+
+    horizon: every event lies in 0..horizon. delay: an actor that can go on does so within this. delays: other delays
+    for single actors, by name. section: the reads of one step lie within this. ps: (num, den) of a unit, in ps.
+    """
+
+    horizon: int
+    delay: int
+    section: int
+    delays: tuple[tuple[str, int], ...] = ()
+    lateness: int | None = None
+    ps: tuple[int, int] = (1, 1)
+
+    def of(self, actor: str) -> int:
+        return next((delay for name, delay in self.delays if name == actor), self.delay)
+
+
+class Build(Protocol):
+    """Makes the model anew: spawns its actors, answers whatever the leaves' judges want to see again."""
+
+    def __call__(self, world: World, /) -> Any: ...
+
+
+class World(Protocol):
+    """What a model sees of the explorer, or of the integer replay."""
+
+    now_ps: Any
+
+    def read_ps(self) -> Any: ...
+    def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None: ...
+    def unknown(self, name: str, lo: int, hi: int) -> Any:
+        """A value from outside, whole, lo..hi: the same name is the same value."""
+        ...
+
+    def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> Any:
+        """A reading that only bounds describe (a contract): rows of it, each at most 0."""
+        ...
+
+    def after_step(self, see: Callable[[int], None]) -> None:
+        """Calls `see` with the number of each event when its step is over; what it looks at is not recorded."""
+        ...
+
+
+class Entry(NamedTuple):
+    """One answer of the judge, and what it taught, so that a prefix can be run again without asking."""
+
+    answer: Any
+    lessons: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(slots=True)
+class Event:
+    """One step of one actor. past, before: bit sets of event numbers, all and the direct ones."""
+
+    actor: str
+    n: int
+    number: int
+    label: str
+    start: Symbol
+    end: Symbol
+    guarded: bool
+    before: int = 0
+    past: int = 0
+    reads: set[Cell] = field(default_factory=set)
+    writes: set[Cell] = field(default_factory=set)
+    branches: list[Form] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    disabled: list[str] = field(default_factory=list)
+    signature: int = -1
+    times: list[Symbol] = field(default_factory=list)
+
+    @property
+    def footprint(self) -> Footprint:
+        return frozenset(self.reads), frozenset(self.writes)
+
+    @property
+    def name(self) -> str:
+        return f"{self.actor}.{self.n}"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An actor between two steps."""
+
+    coroutine: Actor
+    point: Checkpoint
+    daemon: bool
+    last: int  # number of its last event, or of the one that spawned it; -1: the start
+    n: int = 0
+    guard: bool = True
+    cells: frozenset[Cell] = frozenset()
+    beyond: bool = False  # what it waits for is not before the horizon
+
+
+class Driver(Protocol):
+    """Whoever chooses: the search."""
+
+    def script(self, number: int) -> list[Entry]:
+        """The answers known for event `number`, to which new ones are added."""
+        ...
+
+    def fork(self, run: Run, outcomes: Sequence[Outcome]) -> Any: ...
+
+
+class _ScriptedJudge(Judge):
+    """Gives the answers that are written down, and writes down new ones."""
+
+    def __init__(self, run: Run, names: FloorNames) -> None:
+        super().__init__(run, names)
+        self.entries: list[Entry] = []
+        self.position = 0
+        self._lessons: list[tuple[Any, ...]] = []
+        self._deep = False
+
+    def _scripted(self, ask: Callable[..., Any], *question: Any) -> Any:
+        if self._deep:
+            return ask(*question)
+        if self.position < len(self.entries):
+            entry = self.entries[self.position]
+            self.position += 1
+            for lesson in entry.lessons:
+                self._learn(*lesson)
+            return entry.answer
+        self._lessons, self._deep = [], True
+        try:
+            answer = ask(*question)
+        finally:
+            self._deep = False
+        self.entries.append(Entry(answer, tuple(self._lessons)))
+        self.position += 1
+        return answer
+
+    def _learn(self, what: str, *told: Any) -> None:
+        if what == "settle":
+            super().settle(*told)
+        elif what == "floor":
+            name, argument, whole, box = told
+            if name not in self.floors:
+                self.floors[name] = argument, whole
+                self.box[name] = box
+        else:
+            label, rows = told
+            self._branch(label, rows)
+
+    def _branch(self, label: Any, rows: Rows) -> None:
+        run: Any = self.context
+        run.current.branches += rows
+        run.current.labels.append(label)
+
+    def at_most_zero(self, form: Form) -> bool:
+        return bool(self._scripted(super().at_most_zero, form))
+
+    def is_zero(self, form: Form) -> bool:
+        return bool(self._scripted(super().is_zero, form))
+
+    def wrap(self, form: Form, lowest: int, bits: int) -> Value:
+        return self._scripted(super().wrap, form, lowest, bits)  # type: ignore[no-any-return]
+
+    def floor(self, form: Form, divisor: int) -> Value:
+        return self._scripted(super().floor, form, divisor)  # type: ignore[no-any-return]
+
+    def settle(self, form: Form, lo: int | None, hi: int | None) -> None:
+        self._lessons.append(("settle", form, lo, hi))
+        super().settle(form, lo, hi)
+
+    def name_floor(self, name: Symbol, argument: Form, whole: int, box: Interval) -> None:
+        self._lessons.append(("floor", name, argument, whole, box))
+        super().name_floor(name, argument, whole, box)
+
+    def _fork(self, outcomes: list[Outcome]) -> Any:
+        label = self.context.fork(outcomes)
+        rows = dict(outcomes)[label]
+        self._lessons.append(("branch", label, rows))
+        self._branch(label, rows)
+        return label
+
+
+class Run:
+    """The context of one order. `step` lets one actor go on to its next checkpoint."""
+
+    def __init__(self, build: Build, bounds: Bounds, names: FloorNames, signatures: dict[Any, int], driver: Driver) -> None:
+        self.bounds, self.driver, self.signatures = bounds, driver, signatures
+        self.judge = _ScriptedJudge(self, names)
+        self.differences = Differences(bounds.horizon)
+        self.nodes: dict[Symbol, int] = {}
+        self.owner: list[int] = [-1]  # node -> event
+        self.events: list[Event] = []
+        self.unknowns: dict[Symbol, Interval] = {}
+        self.contracts: dict[Symbol, list[Form]] = {}
+        self.waiting: dict[str, _Waiting] = {}
+        self.born: dict[str, int] = {}
+        self.current: Event | None = None
+        self._recording: tuple[set[Cell], set[Cell]] | None = None
+        self._made = 0
+        self._last_write: dict[Cell, int] = {}
+        self._last_reads: dict[Cell, list[int]] = {}
+        self._slots: dict[tuple[type, str], Any] = {}
+        self._sees: list[Callable[[int], None]] = []
+        self._farthest: dict[int, dict[int, int]] = {}
+        self._guarding = False
+        with judged_by(self.judge), watching(self):
+            self.world = build(self)
+
+    # ---- what the model sees
+
+    @property
+    def now_ps(self) -> Any:
+        if self.current is None:
+            return 0
+        return self._ps(self.current.end)
+
+    def _ps(self, symbol: Symbol) -> Form:
+        num, den = self.bounds.ps
+        return Form({symbol: num}, 0, den)
+
+    def read_ps(self) -> Any:
+        event = self.current
+        if event is None:
+            return 0
+        symbol = f"{event.name}:{len(event.times)}"
+        self._time(symbol, event.number)
+        self._later(symbol, event.end)
+        event.times.append(symbol)
+        event.end = symbol
+        self.differences.at_most(self.nodes[symbol], self.nodes[event.start], self.bounds.section)
+        return self._ps(symbol)
+
+    def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None:
+        unique, k = name, 1
+        while unique in self.waiting:
+            k += 1
+            unique = f"{name} #{k}"
+        last = -1 if self.current is None else self.current.number
+        self.born[unique] = last
+        self.waiting[unique] = _Waiting(actor, ("start", None, None), daemon, last)
+
+    def unknown(self, name: str, lo: int, hi: int) -> Any:
+        assert lo <= hi, (name, lo, hi)
+        self.unknowns[name] = self.judge.box[name] = (lo, hi)
+        return Form.of(name) if lo < hi else lo
+
+    def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> Any:
+        self.judge.box[name] = (lo, hi)
+        form = Form.of(name)
+        self.contracts[name] = [row for row in rows(form) if type(row) is Form]
+        return form
+
+    def after_step(self, see: Callable[[int], None]) -> None:
+        self._sees.append(see)
+
+    # ---- footprints: the observer of guestclock.sim.state
+
+    def name(self, state: State) -> str:
+        self._made += 1
+        return f"{self.current.name if self.current else ''}/{self._made}"
+
+    def read(self, state: State, name: str) -> None:
+        if self._recording is not None:
+            self._recording[0].add((state.watched_as, name))  # type: ignore[attr-defined]
+
+    def write(self, state: State, name: str, value: Any) -> None:
+        if self._recording is None:
+            return
+        kind = type(state)
+        slot = self._slots.get((kind, name))
+        if slot is None:
+            slot = self._slots[kind, name] = getattr(kind.__base__, name)
+        try:
+            old = slot.__get__(state)
+        except AttributeError:
+            return  # the object is being made in this step: nobody else knows it
+        same = old is value or (type(old) is type(value) and type(value) in _CONCRETE and old == value)
+        self._recording[0 if same else 1].add((state.watched_as, name))  # type: ignore[attr-defined]
+
+    # ---- order and time
+
+    def _time(self, symbol: Symbol, event: int) -> int:
+        node = self.nodes[symbol] = self.differences.node()
+        self.owner.append(event)
+        self.judge.box[symbol] = (0, self.bounds.horizon)
+        return node
+
+    def _later(self, later: Symbol, earlier: Symbol, by: int = 0) -> None:
+        """later >= earlier + by."""
+        self.differences.at_most(self.nodes[earlier], self.nodes[later], -by)
+
+    def upper(self, x: Symbol, y: Symbol) -> int | None:
+        if x not in self.nodes or y not in self.nodes:
+            return None
+        self._causes()
+        return self.most_after(y).get(self.nodes[x])
+
+    def most_after(self, y: Symbol) -> dict[int, int]:
+        """How far each time of the current event's past can be after time y."""
+        node = self.nodes[y]
+        known = self._farthest.get(node)
+        if known is None:
+            known = self._farthest[node] = self.differences.farthest(node, self._past_nodes())
+        return known
+
+    def _past_nodes(self) -> int:
+        assert self.current is not None
+        events = self.current.past | 1 << self.current.number
+        mask = 1
+        for node, owner in enumerate(self.owner):
+            if owner >= 0 and events >> owner & 1:
+                mask |= 1 << node
+        return mask
+
+    def _causes(self) -> None:
+        """Brings the current event's past up to what it has touched so far."""
+        event = self.current
+        assert event is not None
+        before = event.before
+        for cell in event.reads:
+            last = self._last_write.get(cell)
+            if last is not None:
+                before |= 1 << last
+        for cell in event.writes:
+            last = self._last_write.get(cell)
+            if last is not None:
+                before |= 1 << last
+            for reader in self._last_reads.get(cell, ()):
+                before |= 1 << reader
+        new = before & ~event.before
+        if new or len(self.nodes) != getattr(self, "_seen_nodes", -1):
+            self._farthest.clear()
+            self._seen_nodes = len(self.nodes)
+        if new:
+            event.before = before
+            for number in bits(new):
+                event.past |= self.events[number].past | 1 << number
+                self._later(event.start, self.events[number].end)
+
+    # ---- steps
+
+    def enabled(self) -> list[str]:
+        return [name for name, actor in self.waiting.items() if self._can_go(actor)]
+
+    def _can_go(self, actor: _Waiting) -> bool:
+        _, until, delay_ps = actor.point
+        if actor.beyond:
+            return until is not None and actor.guard
+        if until is not None and not actor.guard:
+            return delay_ps is not None
+        return True
+
+    def stuck(self) -> list[tuple[str, str]]:
+        """Actors that are no daemons and wait for what nobody will do: (name, label)."""
+        return [(n, a.point[0]) for n, a in self.waiting.items() if not a.daemon and not self._can_go(a)]
+
+    def step(self, name: str) -> Event:
+        actor = self.waiting[name]
+        label, until, delay_ps = actor.point
+        actor.n += 1
+        number = len(self.events)
+        symbol = f"{name}.{actor.n}"
+        event = Event(name, actor.n, number, label, symbol, symbol, until is not None)
+        self._time(symbol, number)
+        self._farthest.clear()
+        self.current = event
+        if actor.last >= 0:
+            event.before = 1 << actor.last
+            event.past = self.events[actor.last].past | 1 << actor.last
+            self._later(event.start, self.events[actor.last].end)
+        self._bound(event, actor, until, delay_ps)
+        event.reads |= actor.cells
+        self.judge.entries = self.driver.script(number)
+        self.judge.position = 0
+        self._recording, self._made = (event.reads, event.writes), 0
+        try:
+            with judged_by(self.judge), watching(self):
+                point = actor.coroutine.send(None)
+        except StopIteration:
+            del self.waiting[name]
+        else:
+            actor.point, actor.last, actor.guard, actor.cells = point, number, True, frozenset()
+        finally:
+            self._recording = None
+        self._causes()
+        self.events.append(event)
+        event.reads -= event.writes
+        for cell in event.writes:
+            self._last_write[cell] = number
+            self._last_reads[cell] = []
+        for cell in event.reads:
+            self._last_reads.setdefault(cell, []).append(number)
+        event.signature = self._signature(event)
+        if name in self.waiting and actor.point[2] is not None:
+            actor.beyond = self._earliest(event) + self.units(actor.point[2]) > self.bounds.horizon
+        self._guards(event, name)
+        self.current = event
+        for see in self._sees:
+            with judged_by(self.judge):
+                see(number)
+        return event
+
+    def _bound(self, event: Event, actor: _Waiting, until: Guard | None, delay_ps: Any) -> None:
+        """How late this step can be: within the delay of when its actor could go on."""
+        limit = self.bounds.of(event.actor)
+        node, since = self.nodes[event.start], ORIGIN
+        if actor.last >= 0:
+            since = self.nodes[self.events[actor.last].end]
+        if until is None:
+            if delay_ps is not None:
+                units = self.units(delay_ps)
+                self.differences.at_most(since, node, -units)
+                late = limit if self.bounds.lateness is None else self.bounds.lateness
+                self.differences.at_most(node, since, units + late)
+            else:
+                self.differences.at_most(node, since, limit)
+        elif not actor.guard:
+            self.differences.at_most(since, node, -self.units(delay_ps))
+        else:
+            for number in bits(actor_causes := self._guard_causes(actor)):
+                event.before |= 1 << number
+                event.past |= self.events[number].past | 1 << number
+                self._later(event.start, self.events[number].end)
+            latest = self._maximal(actor_causes | (1 << actor.last if actor.last >= 0 else 0))
+            if len(latest) == 1:
+                # Of several concurrent causes only the last one bounds, and which that is no single row can say.
+                self.differences.at_most(node, self.nodes[self.events[latest[0]].end], limit)
+
+    def _guard_causes(self, actor: _Waiting) -> int:
+        causes = 0
+        for cell in actor.cells:
+            last = self._last_write.get(cell)
+            if last is not None:
+                causes |= 1 << last
+        return causes
+
+    def _maximal(self, events: int) -> list[int]:
+        return [a for a in bits(events) if not any(self.events[b].past >> a & 1 for b in bits(events) if b != a)]
+
+    def units(self, ps: int) -> int:
+        """A concrete duration in units, rounded up."""
+        num, den = self.bounds.ps
+        return -(-ps * den // num)
+
+    def _earliest(self, event: Event) -> int:
+        """The earliest time at which the current event can be over."""
+        self._farthest.clear()
+        return -self.most_after(event.end).get(ORIGIN, 0)
+
+    def _guards(self, event: Event, stepped: str) -> None:
+        """Evaluates what this step may have changed, and notes whom it let go on or stopped."""
+        for name, actor in self.waiting.items():
+            until = actor.point[1]
+            if until is None:
+                continue
+            if name != stepped and actor.cells and not actor.cells & event.writes:
+                continue
+            cells: set[Cell] = set()
+            self._recording, self._guarding = (cells, set()), True
+            try:
+                with judged_by(self.judge), watching(self):
+                    value = bool(until())
+            finally:
+                self._recording, self._guarding = None, False
+            if actor.guard and not value and name != stepped:
+                event.disabled.append(name)
+            actor.guard, actor.cells = value, frozenset(cells)
+
+    def _signature(self, event: Event) -> int:
+        """Equal for events of different orders that have the same past and took the same branches."""
+        key = (
+            event.actor,
+            event.n,
+            frozenset(self.events[b].signature for b in bits(event.before)),
+            tuple(event.labels),
+        )
+        return self.signatures.setdefault(key, len(self.signatures))
+
+    def partial_signature(self) -> Any:
+        """Of the current event, as far as it has come."""
+        event = self.current
+        assert event is not None
+        self._causes()
+        return (
+            event.actor,
+            event.n,
+            frozenset(self.events[b].signature for b in bits(event.before)),
+            tuple(event.labels),
+        )
+
+    # ---- forks
+
+    def fork(self, outcomes: Sequence[Outcome]) -> Any:
+        if self._guarding:
+            raise Undecidable("a guard compares unknown times")
+        if self.current is None:
+            raise Undecidable("unknown values are compared before the first step")
+        return self.driver.fork(self, outcomes)
+
+    def close(self) -> None:
+        for actor in self.waiting.values():
+            actor.coroutine.close()
+
+
+_CONCRETE = (bool, int, str, type(None))
+
+
+def bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
