@@ -27,6 +27,8 @@ FLOORS = [
     {"lab", "inspect"},
     {"runs"},
     {"compare"},
+    {"explore"},
+    {"checks"},
     {"report"},
     {"cli", "__main__"},
 ]
@@ -37,6 +39,9 @@ INSIDE = [
     "guestclock.kvm.device",
     "guestclock.vmm.steps",
     "guestclock.vmm.on_device",
+    "guestclock.vmm.recipe",
+    "guestclock.vmm.snapshot",
+    "guestclock.vmm.recipes.best_before_5_16",
     "guestclock.lab.inside",
 ]
 

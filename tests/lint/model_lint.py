@@ -7,6 +7,13 @@ values: it forbids the operation, and a line that means a rate, a count or a fla
     slot = index % len(pages)  # concrete: page index
 
 The reason is required, and a note on a line that needs none is itself a finding.
+
+The explorer computes which steps depend on each other from the fields of State objects that they read and assign. A
+container that is changed in place escapes it, and orders are lost. So model code changes only containers that a
+function made itself: not one found behind an attribute or a parameter, not one of an outer function or the module.
+What is filled before the first step says so:
+
+    machine.on_resume.append(self._resume)  # setup: subscribers
 """
 
 from __future__ import annotations
@@ -21,30 +28,38 @@ from pathlib import Path
 
 MODEL_FOLDERS = ("linux", "machine", "guest", "kvm/model")
 
-ESCAPE = re.compile(r"#\s*concrete:(.*)")
+ESCAPE = re.compile(r"#\s*(concrete|setup):(.*)")
 FOREIGN_MODULES = {"math", "cmath", "statistics", "numpy", "time", "datetime", "random", "secrets", "uuid"}
 MASK_NAME = re.compile(r"_?M(31|32|63|64)|_?[US](31|32|63|64)(_MAX|_MASK|_MIN)?|_?MASK_?\d*|\w*mask", re.IGNORECASE)
 FLAG_MASK = re.compile(r"\w*flags?\w*", re.IGNORECASE)
 SMALL = 2**31
 WORD = 2**63
 
-# rule -> (what to do instead, whether `# concrete:` permits it)
+# rule -> (what to do instead, the note that permits it: "concrete", "setup" or none)
 RULES = {
-    "type-test": ("both number systems must take the same path; test no types", False),
-    "int-call": ("int() of a time that is not known raises", True),
-    "float": ("times are integers: no float literals, no float(), no round()", False),
-    "true-division": ("use // (floor) or arith.div_s64 (C's truncation)", False),
-    "modulo": ("wrap with arith.u64()", True),
-    "select": ("max, min, abs and divmod hide a comparison; write the kernel's if", True),
-    "mask": ("wrap with arith.u64(), s64() or u32()", True),
-    "wrap-by-hand": ("2^63 and 2^64 belong into arith: u64(), s64(), U64_MAX", False),
-    "membership": ("`in` over values that are not constants compares times one by one", True),
-    "identity": ("hash() and id() differ from run to run", False),
-    "set": ("sets have no fixed order; use a tuple, a list or a dict", False),
-    "import": ("true time and randomness come from sim, arithmetic from arith", False),
-    "escape-without-reason": ("say why: `# concrete: <why>`", False),
-    "escape-without-need": ("nothing on this line needs it", False),
+    "type-test": ("both number systems must take the same path; test no types", ""),
+    "int-call": ("int() of a time that is not known raises", "concrete"),
+    "float": ("times are integers: no float literals, no float(), no round()", ""),
+    "true-division": ("use // (floor) or arith.div_s64 (C's truncation)", ""),
+    "modulo": ("wrap with arith.u64()", "concrete"),
+    "select": ("max, min, abs and divmod hide a comparison; write the kernel's if", "concrete"),
+    "mask": ("wrap with arith.u64(), s64() or u32()", "concrete"),
+    "wrap-by-hand": ("2^63 and 2^64 belong into arith: u64(), s64(), U64_MAX", ""),
+    "membership": ("`in` over values that are not constants compares times one by one", "concrete"),
+    "identity": ("hash() and id() differ from run to run", ""),
+    "set": ("sets have no fixed order; use a tuple, a list or a dict", ""),
+    "import": ("true time and randomness come from sim, arithmetic from arith", ""),
+    "in-place": ("orders are lost: assign a new tuple or mapping to a State field", "setup"),
+    "outer-variable": ("orders are lost: keep what steps share in a State field", ""),
+    "escape-without-reason": ("say why: `# concrete: <why>` or `# setup: <why>`", ""),
+    "escape-without-need": ("nothing on this line needs it", ""),
 }
+
+MUTATORS = {
+    "append", "appendleft", "extend", "extendleft", "insert", "remove", "pop", "popleft", "popitem", "clear", "update",
+    "setdefault", "add", "discard", "sort", "reverse", "rotate",
+}  # fmt: skip
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -57,7 +72,9 @@ class Finding:
 
     def __str__(self) -> str:
         advice, escapable = RULES[self.rule]
-        return f"{self.path}:{self.line}: {self.rule}: {advice}" + (" (or `# concrete: <why>`)" if escapable else "")
+        return f"{self.path}:{self.line}: {self.rule}: {advice}" + (
+            f" (or `# {escapable}: <why>`)" if escapable else ""
+        )
 
 
 def model_files(package: Path) -> list[Path]:
@@ -73,26 +90,90 @@ def lint_source(source: str, path: str = "<string>") -> list[Finding]:
     """All findings in one module, by line."""
     escapes = dict(_escapes(source))
     used: set[int] = set()
-    findings = [Finding(line, "escape-without-reason", path) for line, reason in escapes.items() if not reason]
-    for node in ast.walk(ast.parse(source)):
+    findings = [Finding(line, "escape-without-reason", path) for line, (_, reason) in escapes.items() if not reason]
+    tree = ast.parse(source)
+    changes = {id(node) for node in _changes_of_shared_containers(tree)}
+    for node in ast.walk(tree):
         if not isinstance(node, ast.expr | ast.stmt):
             continue
         lines = {node.lineno, node.end_lineno or node.lineno} & escapes.keys()
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr | ast.BitXor):
-            used |= lines  # `flags & STABLE` needs no note, but may have one
-        for rule in _breaches(node):
-            if RULES[rule][1] and lines:
-                used |= lines
+            # `flags & STABLE` needs no note, but may have one
+            used |= {line for line in lines if escapes[line][0] == "concrete"}
+        for rule in (*_breaches(node), *(("in-place",) if id(node) in changes else ())):
+            fitting = {line for line in lines if escapes[line][0] == RULES[rule][1]}
+            if fitting:
+                used |= fitting
             else:
                 findings.append(Finding(node.lineno, rule, path))
     findings += [Finding(line, "escape-without-need", path) for line in escapes.keys() - used]
     return sorted(set(findings))
 
 
-def _escapes(source: str) -> Iterator[tuple[int, str]]:
+def _escapes(source: str) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Line, and the note's word and reason."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and (match := ESCAPE.match(token.string)):
-            yield token.start[0], match[1].strip()
+            yield token.start[0], (match[1], match[2].strip())
+
+
+def _changes_of_shared_containers(tree: ast.Module) -> Iterator[ast.AST]:
+    """Expressions and statements inside functions that change, in place, a container the function did not make."""
+    for function in ast.walk(tree):
+        if isinstance(function, FUNCTIONS):
+            made = _made_in(function)
+            for node in _own_nodes(function):
+                if any(_root(changed) not in made for changed in _changed_by(node)):
+                    yield node
+
+
+def _changed_by(node: ast.AST) -> Iterator[ast.expr]:
+    """The containers that a node changes in place."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in MUTATORS:
+            yield value
+        case ast.Assign(targets=targets) | ast.Delete(targets=targets):
+            for target in targets:
+                for part in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
+                    if isinstance(part, ast.Subscript):
+                        yield part.value
+        case ast.AnnAssign(target=ast.Subscript(value=value)) | ast.AugAssign(target=ast.Subscript(value=value)):
+            yield value
+        case ast.AugAssign(target=target, value=ast.List() | ast.Dict() | ast.Set() | ast.ListComp() | ast.DictComp()):
+            yield target
+
+
+def _root(node: ast.expr) -> str | None:
+    """The variable that a container is, or is found in by subscripts alone; None: it hangs on an object."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _made_in(function: ast.AST) -> set[str]:
+    """Variables of a function whose every value was made in it: displays, comprehensions, results of calls."""
+    made, found = set(), set()
+    fresh = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp, ast.Call, ast.BinOp, ast.Constant)
+    for node in _own_nodes(function):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                (made if isinstance(value, fresh) else found).add(name)
+            case ast.AnnAssign(target=ast.Name(id=name), value=value) if value is not None:
+                (made if isinstance(value, fresh) else found).add(name)
+            case ast.NamedExpr(target=ast.Name(id=name)) | ast.For(target=ast.Name(id=name)):
+                found.add(name)
+    return made - found
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function's body without those of functions and classes in it."""
+    body = function.body if isinstance(function.body, list) else [function.body]  # type: ignore[attr-defined]
+    rest = list(body)
+    while rest:
+        node = rest.pop()
+        yield node
+        if not isinstance(node, FUNCTIONS | ast.ClassDef):
+            rest.extend(ast.iter_child_nodes(node))
 
 
 def _breaches(node: ast.AST) -> Iterator[str]:
@@ -113,6 +194,8 @@ def _breaches(node: ast.AST) -> Iterator[str]:
             yield from _breaches_of_comparison(left, ops, comparators)
         case ast.Set() | ast.SetComp():
             yield "set"
+        case ast.Global() | ast.Nonlocal():
+            yield "outer-variable"
         case ast.Import(names=names) if any(name.name.split(".")[0] in FOREIGN_MODULES for name in names):
             yield "import"
         case ast.ImportFrom(module=str(module), level=0) if module.split(".")[0] in FOREIGN_MODULES:

@@ -25,8 +25,12 @@ class Undecidable(Exception):
 class Context(Protocol):
     """The order that is being run."""
 
-    def upper(self, x: Symbol, y: Symbol) -> int | None:
-        """The most that time x can be after time y, by order and bounds; None: unknown symbols, or no bound."""
+    def upper(self, x: Symbol, y: Symbol, exact: bool) -> int | None:
+        """The most that time x can be after time y, by order (exact: by all bounds); None: unknown, or no bound."""
+        ...
+
+    def place(self, symbol: Symbol) -> int:
+        """Where a time stands in the order of events, as it is run; -1 for what is no time."""
         ...
 
     def fork(self, outcomes: Sequence[Outcome]) -> Any:
@@ -48,13 +52,24 @@ class Judge:
     """Answers for the forms of one run. box: the interval of every symbol. floors: symbol -> (argument, divisor)."""
 
     def __init__(self, context: Context, names: FloorNames) -> None:
-        self.context, self.names = context, names
+        self.context: Context = context
+        self.names = names
         self.box: dict[Symbol, Interval] = {}
         self.floors: dict[Symbol, tuple[Form, int]] = {}
         self.facts: dict[Any, Interval] = {}
         self.branches: list[Form] = []
+        self._exact = False
+        self._places: dict[Symbol, int] = {}
 
     # ---- bounds
+
+    def narrowest(self, form: Form) -> Interval:
+        """As bounds(), by everything that is known of times: dearer, for when the cheaper one has settled nothing."""
+        self._exact = True
+        try:
+            return self.bounds(form)
+        finally:
+            self._exact = False
 
     def bounds(self, form: Form) -> Interval:
         """Whole numbers between which the form's value times its denominator lies."""
@@ -80,34 +95,57 @@ class Judge:
         return lo, hi
 
     def _paired(self, form: Form) -> Interval:
-        """Bounds by taking what is added together with what is subtracted, newest first: q3 - q0 + q6 is no less than 0
-        where q3 comes after q0, which no linear program with columns of 2^40 can tell from -1 (engine-spike trap 3).
+        """Bounds by taking what is added together with what is subtracted: q3 - q0 + q6 is no less than 0 where q3 comes
+        after q0, which no linear program with columns of 2^40 can tell from -1 (engine-spike trap 3).
+
+        Each subtracted time goes with the nearest added one after it, as clocks that were read earlier usually are.
         """
-        rest = dict(form.terms)
         lo = hi = form.const
-        for x in sorted(form.terms, reverse=True):
-            for y in sorted(form.terms, reverse=True):
-                a, b = rest.get(x, 0), rest.get(y, 0)
-                if a > 0 > b and (x in self.floors) == (y in self.floors):
-                    least, most = self.difference(x, y)
-                    if least is None or most is None:
-                        continue
-                    common = a if a < -b else -b
-                    lo += common * least
-                    hi += common * most
-                    rest[x], rest[y] = a - common, b + common
-        for symbol, c in rest.items():
+        waiting: dict[bool, list[tuple[Symbol, int]]] = {False: [], True: []}
+        for symbol, c in sorted(form.terms.items(), key=lambda term: -self._place(term[0])):
+            stack = waiting[symbol in self.floors]
+            while c and stack and (stack[-1][1] > 0) != (c > 0):
+                other, d = stack[-1]
+                if symbol in self.floors and self.floors[symbol][1] != self.floors[other][1]:
+                    break
+                common = min(abs(c), abs(d))
+                least, most = self.difference(other, symbol) if d > 0 else self.difference(symbol, other)
+                if least is None:
+                    least = self.box[other if d > 0 else symbol][0] - self.box[symbol if d > 0 else other][1]
+                if most is None:
+                    most = self.box[other if d > 0 else symbol][1] - self.box[symbol if d > 0 else other][0]
+                lo += common * least
+                hi += common * most
+                c += common if c < 0 else -common
+                d += common if d < 0 else -common
+                stack.pop()
+                if d:
+                    stack.append((other, d))
+            if c:
+                stack.append((symbol, c))
+        for symbol, c in (*waiting[False], *waiting[True]):
             low, high = self.box[symbol]
             lo += c * (low if c > 0 else high)
             hi += c * (high if c > 0 else low)
         return lo, hi
 
+    def _place(self, symbol: Symbol) -> int:
+        """Where a symbol stands in the order of events: a floor where the latest time in its argument does."""
+        known = self._places.get(symbol)
+        if known is None:
+            if symbol in self.floors:
+                known = max((self._place(s) for s in self.floors[symbol][0].terms), default=-1)
+            else:
+                known = self.context.place(symbol)
+            self._places[symbol] = known
+        return known
+
     def difference(self, x: Symbol, y: Symbol) -> tuple[int | None, int | None]:
         """Bounds of x - y by the order of events, or because a floor never falls where its argument grows."""
         of_x, of_y = self.floors.get(x), self.floors.get(y)
         if of_x is None and of_y is None:
-            least = self.context.upper(y, x)
-            return None if least is None else -least, self.context.upper(x, y)
+            least = self.context.upper(y, x, self._exact)
+            return None if least is None else -least, self.context.upper(x, y, self._exact)
         if of_x is None or of_y is None or of_x[1] != of_y[1]:
             return None, None
         apart: Value = of_x[0] - of_y[0]
@@ -131,22 +169,24 @@ class Judge:
 
     def at_most_zero(self, form: Form) -> bool:
         whole = numerator(form)
-        lo, hi = self.bounds(whole)
-        if hi <= 0:
-            return True
-        if lo >= 1:
-            return False
+        for bounds in (self.bounds, self.narrowest):
+            lo, hi = bounds(whole)
+            if hi <= 0:
+                return True
+            if lo >= 1:
+                return False
         yes: bool = self._fork([(True, (whole,)), (False, (1 - whole,))])
         self.settle(whole, None if yes else 1, 0 if yes else None)
         return yes
 
     def is_zero(self, form: Form) -> bool:
         whole = numerator(form)
-        lo, hi = self.bounds(whole)
-        if lo > 0 or hi < 0:
-            return False
-        if lo == hi == 0:
-            return True
+        for bounds in (self.bounds, self.narrowest):
+            lo, hi = bounds(whole)
+            if lo > 0 or hi < 0:
+                return False
+            if lo == hi == 0:
+                return True
         label = self._fork([("less", (whole + 1,)), ("more", (1 - whole,)), ("equal", (whole, -whole))])
         self.settle(whole, *{"less": (None, -1), "more": (1, None), "equal": (0, 0)}[label])
         return bool(label == "equal")
@@ -155,11 +195,12 @@ class Judge:
         if form.den != 1:
             raise TypeError("only whole numbers wrap")
         size = 1 << bits
-        lo, hi = self.bounds(form)
-        first, last = (lo - lowest) // size, (hi - lowest) // size
-        if first == last:
-            return form - first * size if first else form
-        outcomes = [
+        for bounds in (self.bounds, self.narrowest):
+            lo, hi = bounds(form)
+            first, last = (lo - lowest) // size, (hi - lowest) // size
+            if first == last:
+                return form - first * size if first else form
+        outcomes: list[Outcome] = [
             (k, (lowest + k * size - form, form - (lowest + (k + 1) * size - 1)))
             for k in sorted(range(first, last + 1), key=abs)
         ]

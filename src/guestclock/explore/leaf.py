@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from guestclock.arith.affine import Form, Symbol, Value, judged_by, numerator
 from guestclock.explore.exact import NoAnswer, Optimum, Solver
 from guestclock.explore.judge import Interval, Judge, Outcome
-from guestclock.explore.run import Run
+from guestclock.explore.run import Run, bits
 from guestclock.explore.system import closure, contract_rows, defining
 from guestclock.explore.times import FAR, ORIGIN, Impossible
 
@@ -40,12 +40,19 @@ class Unproved(Exception):
 
 
 class Leaf:
-    """A complete order. Raises Impossible where its bounds of time contradict each other."""
+    """A complete order, or (events: a bit set that holds each one's past) a part of it.
 
-    def __init__(self, run: Run, solver: Solver, cache: dict[Any, Optimum | None]) -> None:
+    A part knows fewer bounds, so what it says is worst is never too low; and it is the same in every order that has it.
+    Raises Impossible where the bounds of time contradict each other.
+    """
+
+    def __init__(self, run: Run, solver: Solver, cache: dict[Any, Optimum | None], events: int | None = None) -> None:
         self.run, self.solver, self.cache = run, solver, cache
-        self.distance = run.differences.closed()
-        self.branches = [b for event in run.events for b in event.branches]
+        part = run.events if events is None else [run.events[n] for n in bits(events)]
+        symbols = [s for event in part for s in dict.fromkeys((event.start, *event.times))]
+        self.nodes = {symbol: i for i, symbol in enumerate(symbols, 1)}
+        self.distance = run.differences.closed([ORIGIN, *(run.nodes[s] for s in symbols)])
+        self.branches = [b for event in part for b in event.branches]
 
     def question(self) -> Question:
         return Question(self)
@@ -60,7 +67,7 @@ class Question:
 
     def __init__(self, leaf: Leaf) -> None:
         self.leaf = leaf
-        self.nodes: dict[Symbol, int] = leaf.run.nodes
+        self.nodes: dict[Symbol, int] = leaf.nodes
         self.distance: NDArray[np.int64] = leaf.distance
         self.added: list[Symbol] = []
         self._labels: list[Any] = []
@@ -106,11 +113,14 @@ class Question:
 
     # ---- the context of a judge
 
-    def upper(self, x: Symbol, y: Symbol) -> int | None:
+    def upper(self, x: Symbol, y: Symbol, exact: bool) -> int | None:
         if x not in self.nodes or y not in self.nodes:
             return None
         most = int(self.distance[self.nodes[x], self.nodes[y]])
         return None if most >= FAR else most
+
+    def place(self, symbol: Symbol) -> int:
+        return self.nodes.get(symbol, -1)
 
     def fork(self, outcomes: Sequence[Outcome]) -> Any:
         if self._asked < len(self._labels):

@@ -32,11 +32,22 @@ class Bounds:
     delay: int
     section: int
     delays: tuple[tuple[str, int], ...] = ()
-    lateness: int | None = None
     ps: tuple[int, int] = (1, 1)
 
     def of(self, actor: str) -> int:
         return next((delay for name, delay in self.delays if name == actor), self.delay)
+
+
+class Between(int):
+    """A delay, in ps, of at least this and at most `most`."""
+
+    most: int
+
+    @classmethod
+    def of(cls, least: int, most: int) -> Between:
+        made = cls(least)
+        made.most = most
+        return made
 
 
 class Build(Protocol):
@@ -48,7 +59,26 @@ class Build(Protocol):
 class World(Protocol):
     """What a model sees of the explorer, or of the integer replay."""
 
-    now_ps: Any
+    @property
+    def now_ps(self) -> Any: ...
+    @property
+    def here(self) -> str:
+        """The step that is being carried out, or "" before the first: the same name in every order."""
+        ...
+
+    @property
+    def events(self) -> Sequence[Any]:
+        """The steps so far, each with name, label, start and end (symbols of times)."""
+        ...
+
+    @property
+    def latest(self) -> Symbol:
+        """The time of the latest clock read, or of the step itself."""
+        ...
+
+    def ps_of(self, units: Any) -> Any:
+        """An instant in ps: exact for a form, rounded up for an int."""
+        ...
 
     def read_ps(self) -> Any: ...
     def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None: ...
@@ -94,12 +124,26 @@ class Event:
     times: list[Symbol] = field(default_factory=list)
 
     @property
+    def name(self) -> str:
+        return f"{self.actor}.{self.n}"
+
+    @property
     def footprint(self) -> Footprint:
         return frozenset(self.reads), frozenset(self.writes)
 
-    @property
-    def name(self) -> str:
-        return f"{self.actor}.{self.n}"
+
+@dataclass(slots=True)
+class Refusal:
+    """A guard that let its actor not go on. asked: after which event; again: which event made it be asked anew, if any.
+
+    before: bit set of what it depends on: the writers of the cells that it read, and its actor's last event.
+    """
+
+    actor: str
+    cells: frozenset[Cell]
+    asked: int
+    before: int
+    again: int | None = None
 
 
 @dataclass(slots=True)
@@ -114,6 +158,7 @@ class _Waiting:
     guard: bool = True
     cells: frozenset[Cell] = frozenset()
     beyond: bool = False  # what it waits for is not before the horizon
+    refusal: Refusal | None = None
 
 
 class Driver(Protocol):
@@ -145,12 +190,25 @@ class _ScriptedJudge(Judge):
             for lesson in entry.lessons:
                 self._learn(*lesson)
             return entry.answer
-        self._lessons, self._deep = [], True
+        run: Any = self.context
+        key = (run.partial_signature(), self.position)
+        entry = run.answers.get(key)
+        if entry is not None:
+            for lesson in entry.lessons:
+                self._learn(*lesson)
+            self.entries.append(entry)
+            self.position += 1
+            return entry.answer
+        self._lessons, self._deep, forks = [], True, run.forked
         try:
             answer = ask(*question)
         finally:
             self._deep = False
-        self.entries.append(Entry(answer, tuple(self._lessons)))
+        entry = Entry(answer, tuple(self._lessons))
+        if run.forked == forks:
+            # What follows from an event's own past is the same wherever that past is.
+            run.answers[key] = entry
+        self.entries.append(entry)
         self.position += 1
         return answer
 
@@ -199,11 +257,22 @@ class _ScriptedJudge(Judge):
         return label
 
 
+@dataclass(slots=True)
+class Shared:
+    """What all runs of one search know in common: names of floors, signatures of events, answers by signature."""
+
+    names: FloorNames = field(default_factory=FloorNames)
+    signatures: dict[Any, int] = field(default_factory=dict)
+    answers: dict[Any, Entry] = field(default_factory=dict)
+
+
 class Run:
     """The context of one order. `step` lets one actor go on to its next checkpoint."""
 
-    def __init__(self, build: Build, bounds: Bounds, names: FloorNames, signatures: dict[Any, int], driver: Driver) -> None:
-        self.bounds, self.driver, self.signatures = bounds, driver, signatures
+    def __init__(self, build: Build, bounds: Bounds, shared: Shared, driver: Driver) -> None:
+        self.bounds, self.driver = bounds, driver
+        self.signatures, self.answers, names = shared.signatures, shared.answers, shared.names
+        self.forked = 0
         self.judge = _ScriptedJudge(self, names)
         self.differences = Differences(bounds.horizon)
         self.nodes: dict[Symbol, int] = {}
@@ -222,10 +291,26 @@ class Run:
         self._sees: list[Callable[[int], None]] = []
         self._farthest: dict[int, dict[int, int]] = {}
         self._guarding = False
+        self.refusals: list[Refusal] = []
+        self._signed: tuple[int, frozenset[int]] = (-1, frozenset())
         with judged_by(self.judge), watching(self):
             self.world = build(self)
 
     # ---- what the model sees
+
+    @property
+    def here(self) -> str:
+        return self.current.name if self.current is not None else ""
+
+    @property
+    def latest(self) -> Symbol:
+        return self.current.end if self.current is not None else ""
+
+    def ps_of(self, units: Any) -> Any:
+        num, den = self.bounds.ps
+        if type(units) is not Form:
+            return -(-units * num // den)
+        return Form({s: c * num for s, c in units.terms.items()}, units.const * num, units.den * den)
 
     @property
     def now_ps(self) -> Any:
@@ -308,11 +393,20 @@ class Run:
         """later >= earlier + by."""
         self.differences.at_most(self.nodes[earlier], self.nodes[later], -by)
 
-    def upper(self, x: Symbol, y: Symbol) -> int | None:
+    def upper(self, x: Symbol, y: Symbol, exact: bool) -> int | None:
         if x not in self.nodes or y not in self.nodes:
             return None
         self._causes()
-        return self.most_after(y).get(self.nodes[x])
+        if exact:
+            return self.most_after(y).get(self.nodes[x])
+        a, b = self.owner[self.nodes[x]], self.owner[self.nodes[y]]
+        if a == b:
+            return 0 if self.nodes[x] <= self.nodes[y] else self.bounds.section
+        later = self.current if self.current is not None and b == self.current.number else self.events[b]
+        return 0 if later.past >> a & 1 else None
+
+    def place(self, symbol: Symbol) -> int:
+        return self.nodes.get(symbol, -1)
 
     def most_after(self, y: Symbol) -> dict[int, int]:
         """How far each time of the current event's past can be after time y."""
@@ -382,6 +476,7 @@ class Run:
         event = Event(name, actor.n, number, label, symbol, symbol, until is not None)
         self._time(symbol, number)
         self._farthest.clear()
+        self._signed = -1, frozenset()
         self.current = event
         if actor.last >= 0:
             event.before = 1 << actor.last
@@ -429,8 +524,8 @@ class Run:
             if delay_ps is not None:
                 units = self.units(delay_ps)
                 self.differences.at_most(since, node, -units)
-                late = limit if self.bounds.lateness is None else self.bounds.lateness
-                self.differences.at_most(node, since, units + late)
+                most = self.units(delay_ps.most) if type(delay_ps) is Between else units
+                self.differences.at_most(node, since, most + limit)
             else:
                 self.differences.at_most(node, since, limit)
         elif not actor.guard:
@@ -484,6 +579,12 @@ class Run:
             if actor.guard and not value and name != stepped:
                 event.disabled.append(name)
             actor.guard, actor.cells = value, frozenset(cells)
+            if actor.refusal is not None:
+                actor.refusal.again, actor.refusal = event.number, None
+            if not self._can_go(actor):
+                before = self._guard_causes(actor) | 1 << actor.last
+                actor.refusal = Refusal(name, actor.cells, event.number, before)
+                self.refusals.append(actor.refusal)
 
     def _signature(self, event: Event) -> int:
         """Equal for events of different orders that have the same past and took the same branches."""
@@ -500,12 +601,9 @@ class Run:
         event = self.current
         assert event is not None
         self._causes()
-        return (
-            event.actor,
-            event.n,
-            frozenset(self.events[b].signature for b in bits(event.before)),
-            tuple(event.labels),
-        )
+        if event.before != self._signed[0]:
+            self._signed = event.before, frozenset(self.events[b].signature for b in bits(event.before))
+        return event.actor, event.n, self._signed[1], tuple(event.labels)
 
     # ---- forks
 
@@ -514,6 +612,7 @@ class Run:
             raise Undecidable("a guard compares unknown times")
         if self.current is None:
             raise Undecidable("unknown values are compared before the first step")
+        self.forked += 1
         return self.driver.fork(self, outcomes)
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guestclock.explore.exact import Solver
-from guestclock.explore.judge import FloorNames, Outcome
-from guestclock.explore.run import Bounds, Build, Cell, Entry, Event, Footprint, Run, bits
+from guestclock.explore.judge import Outcome
+from guestclock.explore.run import Bounds, Build, Cell, Entry, Event, Footprint, Refusal, Run, Shared, bits
 from guestclock.explore.system import System
 from guestclock.explore.times import Impossible
 
@@ -30,6 +30,7 @@ class Fork:
     """A branch inside one step: at which answer, and the labels still to be tried."""
 
     position: int
+    label: Any
     labels: list[Any]
 
 
@@ -60,6 +61,32 @@ class Tally:
     forced: int = 0
 
 
+Trail = tuple[tuple[str, tuple[Any, ...]], ...]
+"""An order, step by step: the actor, and the labels of the forks in its step."""
+
+
+class _Follower:
+    """The driver of a run whose choices are known."""
+
+    def __init__(self, trail: Trail, is_possible: Callable[[Run, Any, Any], bool]) -> None:
+        self.trail, self.is_possible = trail, is_possible
+        self._scripts: dict[int, list[Entry]] = {}
+        self._taken: dict[int, int] = {}
+
+    def script(self, number: int) -> list[Entry]:
+        return self._scripts.setdefault(number, [])
+
+    def fork(self, run: Run, outcomes: Sequence[Outcome]) -> Any:
+        assert run.current is not None
+        possible = [label for label, rows in outcomes if self.is_possible(run, label, rows)]
+        if len(possible) == 1:
+            return possible[0]
+        number = run.current.number
+        taken = self._taken.get(number, 0)
+        self._taken[number] = taken + 1
+        return self.trail[number][1][taken]
+
+
 class Stop(Exception):
     """Raised by a leaf's judge: the search shall end here."""
 
@@ -69,7 +96,7 @@ class Search:
 
     def __init__(self, build: Build, bounds: Bounds, *, reduce: bool = True) -> None:
         self.build, self.bounds, self.reduce = build, bounds, reduce
-        self.names, self.signatures, self.solver = FloorNames(), dict[Any, int](), Solver()
+        self.shared, self.solver = Shared(), Solver()
         self.tally = Tally()
         self.path: list[Node] = []
         self._possible: dict[Any, bool] = {}
@@ -86,6 +113,7 @@ class Search:
         node = self.path[run.current.number]
         if node.forced is not None:
             (label,), node.forced = node.forced, None
+            node.forks[-1].label = label
             return label
         possible = [label for label, rows in outcomes if self._is_possible(run, label, rows)]
         if not possible:
@@ -93,7 +121,7 @@ class Search:
         self.tally.forks += len(possible) > 1
         self.tally.forced += len(possible) == 1
         if len(possible) > 1:
-            node.forks.append(Fork(len(node.script), possible[1:]))
+            node.forks.append(Fork(len(node.script), possible[0], possible[1:]))
         return possible[0]
 
     def _is_possible(self, run: Run, label: Any, rows: tuple[Any, ...]) -> bool:
@@ -103,6 +131,20 @@ class Search:
             system = System.of_past(run, rows)
             known = self._possible[key] = system is not None and not self.solver.impossible(system.rows, system.box)
         return known
+
+    # ---- one order again
+
+    def trail(self) -> Trail:
+        """The order that a leaf is being called with: who went on, and which branches were taken."""
+        return tuple((node.chosen, tuple(fork.label for fork in node.forks)) for node in self.path)
+
+    def again(self, trail: Trail) -> Run:
+        """The order of a trail, run anew; this search's own path is left as it is."""
+        follower = _Follower(trail, self._is_possible)
+        run = Run(self.build, self.bounds, self.shared, follower)
+        for name, _ in trail:
+            run.step(name)
+        return run
 
     # ---- the search
 
@@ -116,7 +158,7 @@ class Search:
         return self.tally
 
     def _one(self, leaf: Callable[[Run], None]) -> Run:
-        run = Run(self.build, self.bounds, self.names, self.signatures, self)
+        run = Run(self.build, self.bounds, self.shared, self)
         depth = 0
         sleep: dict[str, Footprint] = {}
         last = ""
@@ -142,6 +184,8 @@ class Search:
                 event = run.step(node.chosen)
             except (Dead, Impossible):
                 self.tally.dead += 1
+                assert run.current is not None
+                node.footprint = run.current.footprint  # what it has touched so far may decide that it is dead
                 dead = True
                 break
             self.tally.steps += 1
@@ -155,6 +199,7 @@ class Search:
         if self.reduce:
             for event in run.events[self._fresh :]:
                 self._races(run, event)
+            self._refused(run)
             if dead:
                 for node in self.path:
                     node.backtrack += [name for name in node.enabled if name not in node.backtrack]
@@ -195,8 +240,44 @@ class Search:
         ]
         for i in direct:
             made_here = event.n == 1 and run.born[event.actor] == i
-            if events[i].actor != event.actor and not made_here:
+            if events[i].actor != event.actor and not made_here and _refusal_at(run, event.actor, i) is None:
                 self._reverse(run, i, event)
+
+    def _refused(self, run: Run) -> None:
+        """Races of those who had to wait: with what made their guard false, and with what alone made it true.
+
+        A guard is no event, so no race shows that another order would have opened it earlier, or at all.
+        """
+        events = run.events
+        waits = [(r.actor, r.before, True) for r in run.refusals]
+        waits += [(e.actor, e.before, False) for e in events if e.guarded]
+        for name, before, refused in waits:
+            past = before
+            for k in bits(before):
+                past |= events[k].past
+            for i in bits(before):
+                if events[i].actor == name or any(events[k].past >> i & 1 for k in bits(before)):
+                    continue
+                waiting = _refusal_at(run, name, i)
+                if waiting is None and refused:
+                    # It was not there yet, or could have gone on: whatever brings it there, before i.
+                    self._try(run, i, past, name)
+                if waiting is None:
+                    continue
+                for k in range(i + 1, len(events)):
+                    if events[k].writes & waiting.cells and not events[k].past >> i & 1:
+                        self._try(run, i, events[k].past | 1 << k, "")
+
+    def _try(self, run: Run, i: int, needed: int, name: str) -> None:
+        """Makes the state before event i try something that leads to the `needed` events (and then to `name`) without i."""
+        events, node = run.events, self.path[i]
+        sequence = [k for k in bits(needed) if k > i and not events[k].past >> i & 1]
+        initials = [events[k].actor for k in sequence if not any(events[k].past >> j & 1 for j in sequence)]
+        if name and name not in (events[k].actor for k in sequence):
+            initials.append(name)
+        initials = [q for q in dict.fromkeys(initials) if q in node.enabled]
+        if initials and not any(q in node.backtrack for q in initials):
+            node.backtrack.append(initials[0])
 
     def _reverse(self, run: Run, i: int, event: Event) -> None:
         """Makes the state before event i try an order in which `event` comes before it."""
@@ -213,6 +294,14 @@ class Search:
         if not initials or any(name in node.backtrack for name in initials):
             return
         node.backtrack.append(event.actor if event.actor in initials else initials[0])
+
+
+def _refusal_at(run: Run, name: str, i: int) -> Refusal | None:
+    """The guard's answer for which `name` had to wait just before event i."""
+    for r in run.refusals:
+        if r.actor == name and r.asked < i and (r.again is None or r.again >= i):
+            return r
+    return None
 
 
 def apart(f: Footprint, g: Footprint) -> bool:

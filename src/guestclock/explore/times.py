@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +62,20 @@ class Differences:
                     best[x] = zero + horizon
         return best
 
-    def closed(self) -> NDArray[np.int64]:
-        """d[x, y]: the most that x can be after y, for all nodes. Raises Impossible."""
-        n = len(self.within)
+    def closed(self, nodes: Sequence[int]) -> NDArray[np.int64]:
+        """d[i, j]: the most that nodes[i] can be after nodes[j]; nodes[0] is the origin. Raises Impossible."""
+        assert nodes[0] == ORIGIN
+        n = len(nodes)
+        place = {node: i for i, node in enumerate(nodes)}
         d = np.full((n, n), FAR, dtype=np.int64)
         np.fill_diagonal(d, 0)
         d[ORIGIN, :] = 0  # 0 - y <= 0
         d[:, ORIGIN] = np.minimum(d[:, ORIGIN], self.horizon)
-        for y, edges in enumerate(self.within):
-            for x, c in edges:
-                if c < d[x, y]:
-                    d[x, y] = c
+        for j, y in enumerate(nodes):
+            for x, c in self.within[y]:
+                i = place.get(x)
+                if i is not None and c < d[i, j]:
+                    d[i, j] = c
         for k in range(n):
             np.minimum(d, d[:, k, None] + d[None, k, :], out=d)
             np.minimum(d, FAR, out=d)

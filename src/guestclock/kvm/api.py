@@ -8,10 +8,12 @@ Standard library only: this file also runs inside the lab.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
+from guestclock.errors import UserError
 
 
 class KvmError(Exception):
@@ -406,13 +408,17 @@ class Vcpu:
 
 
 class Vm:
-    """A VM; `vcpus` are the ones created through this handle, in order."""
+    """A VM; `vcpus` are the ones created through this handle, in order.
 
-    __slots__ = ("id", "vcpus")
+    kept: what the VMM itself remembers about the VM from one operation to the next (a clock read at pause).
+    """
+
+    __slots__ = ("id", "kept", "vcpus")
 
     def __init__(self, vm_id: int) -> None:
         self.id = vm_id
         self.vcpus: list[Vcpu] = []
+        self.kept: dict[str, Any] = {}
 
     async def create_vcpu(self) -> Vcpu:
         vcpu = Vcpu(self.id, await CreateVcpu(self.id))
@@ -464,6 +470,13 @@ class Host:
 Recipe = Coroutine[Op, Any, Any]
 
 
+def _tell(recipe: Recipe, mistake: UserError) -> NoReturn:
+    """Raises the mistake with the recipe's own line in its traceback. A recipe may clean up, not catch it for good."""
+    with suppress(StopIteration):
+        recipe.throw(mistake)
+    raise mistake
+
+
 def drive(recipe: Recipe, execute: Callable[[Op], Any]) -> Any:
     """Runs a recipe to its end against an executor that answers at once (real ioctls). Returns the recipe's result."""
     answer: Any = None
@@ -475,6 +488,8 @@ def drive(recipe: Recipe, execute: Callable[[Op], Any]) -> Any:
                 answer, failure = execute(op), None
             except KvmError as error:
                 failure = error
+            except UserError as mistake:
+                _tell(recipe, mistake)
     except StopIteration as end:
         return end.value
     finally:
@@ -492,6 +507,8 @@ async def serve(recipe: Recipe, execute: Callable[[Op], Awaitable[Any]]) -> Any:
                 answer, failure = await execute(op), None
             except KvmError as error:
                 failure = error
+            except UserError as mistake:
+                _tell(recipe, mistake)
     except StopIteration as end:
         return end.value
     finally:

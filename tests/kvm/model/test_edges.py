@@ -135,6 +135,9 @@ class Writes:
     def __init__(self) -> None:
         self.made: list[tuple[str, Any]] = []
 
+    def name(self, state: State) -> str:
+        return ""
+
     def read(self, state: State, name: str) -> None:
         pass
 

@@ -1,22 +1,35 @@
-"""Finding a profile by name: kernels, versions, and overlays written with `+`."""
+"""Finding a profile by name: kernels, versions, files of the user's own, and overlays written with `+`."""
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 from guestclock.errors import UserError
 from guestclock.kvm.model.kernels import KERNELS
 from guestclock.kvm.model.overlays import OVERLAYS
+from guestclock.kvm.model.patch import load
 from guestclock.kvm.model.profile import Profile
+
+_FILE = re.compile(r"(?P<path>.+?\.py)(?P<overlays>\+.*)?", re.DOTALL)
+"""A file's path may have a `+` in it."""
 
 
 def lookup(name: str) -> Profile:
-    """The profile of "linux-6.12", "6.12", "pvm" or "linux-6.12+exact5+periodic-masterclock=60s".
+    """The profile of "linux-6.12", "6.12", "pvm", "my_patch.py" or "linux-6.12+exact5+periodic-masterclock=60s".
 
+    A profile's name looks itself up: a file's is its path as given here, the name that the file gives is in `about`.
     Raises UserError that names what is unknown and what comes close.
     """
-    kernel, *overlays = name.split("+")
-    profile = _kernel(kernel.strip())
+    file = _FILE.fullmatch(name)
+    if file is None:
+        kernel, *overlays = name.split("+")
+        profile = _kernel(kernel.strip())
+    else:
+        overlays = (file["overlays"] or "").split("+")[1:]
+        path = file["path"].strip()
+        profile = load(path)
+        profile = profile.but(name=path, about=f"{profile.name}: {profile.about}")
     for text in overlays:
         key, _, value = text.strip().partition("=")
         overlay = OVERLAYS.get(key)

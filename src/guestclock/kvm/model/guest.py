@@ -96,7 +96,7 @@ async def read_clocks(vcpu: VcpuTime) -> ClockReading:
     kvm: KvmHost = vcpu.vm.kvm
     while True:
         await step(vcpu, "pvclock read: version")
-        start_ps = kvm.timeline.now_ps
+        start_ps = kvm.timeline.now_ps if kvm.emit is not None else 0
         page: SystemTimePage | None = None if vcpu.l2_active else vcpu.pv_time
         version = page.version & ~1 if page is not None else 0  # concrete: a count
         await step(vcpu, "pvclock read: TSC and page")

@@ -33,7 +33,7 @@ class Hook(Generic[F]):
             name = function.__name__
             assert name not in self.rules, f"{self.name} has a rule {name} already"
             about = (function.__doc__ or "").strip().split("\n")[0]
-            self.rules[name] = Rule(function, since, commit, about)
+            self.rules[name] = Rule(function, since, commit, about)  # setup: at import
             return function
 
         return enter

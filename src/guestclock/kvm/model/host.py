@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from guestclock.arith import scale_tsc
 from guestclock.errors import UserError
-from guestclock.kvm.model.profile import Profile, timer_expiry
+from guestclock.kvm.model.profile import Profile
 from guestclock.kvm.model.state import KvmState, VmTime
-from guestclock.linux.timer_wheel import jiffies_at, wheel_expiry
+from guestclock.kvm.model.timers import KernelTimers, Timers
 from guestclock.machine import Machine
-from guestclock.sim import PS_PER_NS, PS_PER_S, Checkpoint, Emit, Event
+from guestclock.sim import PS_PER_S, Checkpoint, Emit, Event
 
 
 class Spawner(Protocol):
@@ -42,7 +42,11 @@ class KvmOptions:
 
 
 class KvmHost:
-    """One kvm module on one machine: shared by all its VMs."""
+    """One kvm module on one machine: shared by all its VMs.
+
+    What changes while it runs is in `state`; what is said here stays. `timers` may be replaced before the first step:
+    by default delayed works wait as this kernel's timer wheel makes them.
+    """
 
     def __init__(
         self, machine: Machine, profile: Profile, spawner: Spawner, emit: Emit | None, options: KvmOptions
@@ -52,7 +56,7 @@ class KvmHost:
             raise UserError(f"kernel {profile.name}: no pages for Xen guests, expected linux-5.15 or later")
         self.timeline = machine.timeline
         self.state = KvmState()
-        self.vms: list[VmTime] = []
+        self.timers: Timers = KernelTimers(machine, profile, options.work_latency_ns)
         self.mutex_patience_ps: int | None = 86_400 * PS_PER_S
         spec = machine.spec
         self.has_tsc_control = spec.has_tsc_control
@@ -60,6 +64,11 @@ class KvmHost:
         self.one = 1 << self.frac_bits
         self.max_ratio = spec.max_tsc_scaling_ratio
         self.max_guest_tsc_khz = spec.max_guest_tsc_khz
+
+    @property
+    def vms(self) -> tuple[VmTime, ...]:
+        """Every VM, by number."""
+        return self.state.vms
 
     def base_ns(self, cpu: int = 0) -> int:
         """get_kvmclock_base_ns(): one read of the clock under kvmclock, ns."""
@@ -76,27 +85,8 @@ class KvmHost:
         return mode == 1 or mode == 3
 
     def timer_delay_ps(self, ns: int) -> int:
-        """How long a delayed work of nominally `ns` really sleeps, by this kernel's timer wheel; ps."""
-        if ns == 0:
-            return 0
-        hz = self.machine.spec.hz
-        uptime_ns = self.machine.spec.uptime_ns
-        # Jiffies follow MONOTONIC. A kernel that is wrong about its TSC's rate is as wrong about them.
-        num, den = self._monotonic_rate()
-        now_ns = uptime_ns + self.timeline.now_ps * num // (den * PS_PER_NS)
-        delay = -(-ns * hz // (PS_PER_S // PS_PER_NS))
-        expiry = self.profile.timer_expiry(jiffies_at(now_ns, hz), delay, hz)
-        fires_ns = (expiry - jiffies_at(0, hz)) * (PS_PER_S // PS_PER_NS) // hz
-        fires_ps = (fires_ns - uptime_ns) * PS_PER_NS * den // num
-        return fires_ps + self.options.work_latency_ns * PS_PER_NS - self.timeline.now_ps
-
-    def _monotonic_rate(self) -> tuple[int, int]:
-        """Nominal seconds of MONOTONIC in a true one, as (numerator, denominator); NTP's slewing is left out."""
-        if not self.tsc_clocksource:
-            return 1, 1
-        spec = self.machine.spec
-        true_hz = spec.true_hz
-        return true_hz.numerator, true_hz.denominator * spec.tsc_khz * 1000
+        """How long a delayed work of nominally `ns` waits, ps: what `timers` says."""
+        return self.timers.delay_ps(ns)
 
     def trace(self, name: str, vcpu: int | None, data: dict[str, Any]) -> None:
         """Emits one tracepoint, if this kernel has it. Callers ask `emit is not None` first: text costs time."""
@@ -104,15 +94,3 @@ class KvmHost:
         if name in self.profile.tracepoints:
             now = self.timeline.now_ps
             self.emit(Event("tracepoint", name, now, now, vcpu, data))
-
-
-@timer_expiry.rule(since="4.8", commit="500462a9de65")
-def far_timers_late(jiffies: int, delay: int, hz: int) -> int:
-    """The wheel of 4.8 and later: rounded up, the more the farther."""
-    return wheel_expiry(jiffies, delay, hz)
-
-
-@timer_expiry.rule(since="2.6.33")
-def timers_exact(jiffies: int, delay: int, hz: int) -> int:
-    """The cascading wheel before 4.8: at the jiffy asked for."""
-    return jiffies + delay

@@ -10,7 +10,7 @@ kernels are modelled the same way. What re-enlightenment changes is from memory,
 from __future__ import annotations
 
 from guestclock.arith import hv_ref_time, hv_tsc_offset, hv_tsc_scale, u64
-from guestclock.kvm.model.state import HvTscPage, VcpuTime, VmTime
+from guestclock.kvm.model.state import HvTscPage, VcpuTime, VmTime, with_page
 from guestclock.sim import cp
 
 REFERENCE_TSC_ENABLE = 1
@@ -33,7 +33,11 @@ def write_reference_tsc(vcpu: VcpuTime, data: int, by_host: bool) -> None:
 
 def guest_page(vm: VmTime) -> HvTscPage:
     """The page in guest memory that the MSR names."""
-    page: HvTscPage = vm.hv_pages.setdefault(vm.hv_tsc_page >> _ADDRESS_SHIFT, HvTscPage())
+    frame = vm.hv_tsc_page >> _ADDRESS_SHIFT
+    page = vm.hv_pages.get(frame)
+    if page is None:
+        page = HvTscPage()
+        vm.hv_pages = with_page(vm.hv_pages, frame, page)
     return page
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guestclock.kvm.model import host, kvmclock, lifecycle, matching, msr, page, run, tsc, updates
+from guestclock.kvm.model import kvmclock, lifecycle, matching, msr, page, run, timers, tsc, updates
 from guestclock.kvm.model.profile import Profile
 
 LINUX_2_6_36 = Profile(
@@ -32,7 +32,7 @@ LINUX_2_6_36 = Profile(
     set_clock=kvmclock.offset_from_base,
     wall_clock_epoch=kvmclock.epoch_of_host_boot,
     system_time_write=msr.no_page_write,
-    timer_expiry=host.timers_exact,
+    timer_expiry=timers.timers_exact,
     base_clock="boottime",
     adjust_clock=1,
     tracepoints=(),
@@ -105,7 +105,7 @@ LINUX_4_12 = LINUX_3_19.but(
     matched_unstable=matching.value_moved,
     page_khz=page.scaled_khz,
     boot_vcpu_msr_matters=True,
-    timer_expiry=host.far_timers_late,
+    timer_expiry=timers.far_timers_late,
     adjust_clock=2,
     get_clock=kvmclock.clock_by_masterclock,
     set_clock=kvmclock.offset_after_snapshot,

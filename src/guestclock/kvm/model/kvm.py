@@ -31,7 +31,7 @@ _HANDLERS: dict[type[Op], Handler] = {}
 
 def _handles(op: type[Op]) -> Callable[[Handler], Handler]:
     def enter(handler: Handler) -> Handler:
-        _HANDLERS[op] = handler
+        _HANDLERS[op] = handler  # setup: at import
         return handler
 
     return enter
@@ -52,13 +52,19 @@ class ModelKvm:
         options: KvmOptions | None = None,
     ) -> None:
         self.host = host = KvmHost(machine, profile, scheduler, emit, options or KvmOptions())
-        self.vms = host.vms
-        machine.on_clocksource_change.append(lambda: pvclock_gtod_notify(host))
-        machine.on_cpu_khz_change.append(lambda cpu: lifecycle.kvmclock_cpufreq_notifier(host, cpu))
-        machine.on_resume.append(self._resume)
-        machine.tasks_frozen.append(self._tasks_frozen)
+        machine.on_clocksource_change.append(lambda: pvclock_gtod_notify(host))  # setup: subscribers
+        machine.on_cpu_khz_change.append(
+            lambda cpu: lifecycle.kvmclock_cpufreq_notifier(host, cpu)
+        )  # setup: subscribers
+        machine.on_resume.append(self._resume)  # setup: subscribers
+        machine.tasks_frozen.append(self._tasks_frozen)  # setup: subscribers
         if profile.pm_notifier:
-            machine.on_suspend_prepare.append(lambda: lifecycle.kvm_arch_suspend_notifier(host))
+            machine.on_suspend_prepare.append(lambda: lifecycle.kvm_arch_suspend_notifier(host))  # setup: subscribers
+
+    @property
+    def vms(self) -> tuple[VmTime, ...]:
+        """Every VM, by number."""
+        return self.host.vms
 
     async def execute(self, op: Op) -> Any:
         """Carries out one operation, as a thread of the VMM does; raises KvmError where the kernel refuses it."""
@@ -67,15 +73,16 @@ class ModelKvm:
         machine = host.machine
         while not machine.tasks_run():
             await cp(type(op).__name__, until=machine.tasks_run)
+        emit = host.emit
+        if emit is None:
+            return await _HANDLERS[type(op)](self, op)
         start_ps = host.timeline.now_ps
         try:
             answer = await _HANDLERS[type(op)](self, op)
         except KvmError as error:
-            if host.emit is not None:
-                record(host.emit, op, start_ps, host.timeline.now_ps, error)
+            record(emit, op, start_ps, host.timeline.now_ps, error)
             raise
-        if host.emit is not None:
-            record(host.emit, op, start_ps, host.timeline.now_ps, answer)
+        record(emit, op, start_ps, host.timeline.now_ps, answer)
         return answer
 
     def vm(self, op: Any) -> VmTime:
@@ -87,8 +94,8 @@ class ModelKvm:
 
     def vcpu(self, op: Any) -> VcpuTime:
         """The vCPU an operation names."""
-        vms = self.vms
-        vcpus: list[VcpuTime] = (vms[op.vm] if 0 <= op.vm < len(vms) else self.vm(op)).vcpus
+        vms = self.host.state.vms
+        vcpus = (vms[op.vm] if 0 <= op.vm < len(vms) else self.vm(op)).vcpus
         if not 0 <= op.vcpu < len(vcpus):
             raise UserError(f"{op.name}: vCPU {op.vcpu} of VM {op.vm} does not exist, expected one of {len(vcpus)}")
         vcpu: VcpuTime = vcpus[op.vcpu]

@@ -29,17 +29,13 @@ def kvm_arch_init_vm(kvm: KvmHost) -> VmTime:
     vm = VmTime(
         id=len(kvm.vms),
         kvm=kvm,
-        vcpus=[],
-        pages={},
-        wall_clock_pages={},
-        hv_pages={},
         max_tsc_khz=max_khz,
         default_tsc_khz=max_khz or machine.tsc_khz,
     )
     vm.vm_init_tsc = machine.rdtsc()
     vm.kvmclock_offset = s64(-kvm.base_ns())
     pvclock_update_vm_gtod_copy(vm)  # with no vCPU they are never "all matched": off
-    kvm.vms.append(vm)
+    kvm.state.vms = (*kvm.vms, vm)
     return vm
 
 
@@ -68,7 +64,7 @@ async def create_vcpu(vm: VmTime) -> VcpuTime:
     await cp("create_vcpu: publish")
     if kvm.options.xen_time_pages:
         register_time_pages(vcpu)
-    vm.vcpus.append(vcpu)
+    vm.vcpus = (*vm.vcpus, vcpu)
     vm.online_vcpus += 1
     if not profile.creation_before_publish:
         await cp("create_vcpu: postcreate")
@@ -120,7 +116,7 @@ def vcpu_load(vcpu: VcpuTime) -> None:
         kvm_vcpu_write_tsc_offset(vcpu, compute_l1_tsc_offset(vcpu, vcpu.last_guest_tsc))
         if not vcpu.guest_tsc_protected:
             vcpu.tsc_catchup = True
-    if not vm.use_master_clock or vcpu.cpu == -1:
+    if vcpu.cpu == -1 or not vm.use_master_clock:
         kvm.profile.load_update(vcpu)
     if vcpu.cpu != cpu:
         vcpu.req_migrate_timer = True

@@ -21,7 +21,7 @@ from guestclock.kvm.model.hyperv import write_reference_tsc
 from guestclock.kvm.model.kvmclock import get_time_ref_counter
 from guestclock.kvm.model.page import kvm_write_wall_clock
 from guestclock.kvm.model.profile import guest_tsc_write, system_time_write
-from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage
+from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage, with_page
 from guestclock.kvm.model.tsc import (
     adjust_tsc_offset_guest,
     compute_l1_tsc_offset,
@@ -72,8 +72,7 @@ async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bo
     elif index in WALL_CLOCK_MSRS:
         vm.wall_clock = data
         if data != 0:
-            page = vm.wall_clock_pages.setdefault(data, WallClockPage())
-            await kvm_write_wall_clock(vm, page)
+            await kvm_write_wall_clock(vm, _wall_clock_at(vm, data))
     elif index == HV_X64_MSR_REFERENCE_TSC and kvm.profile.hyperv:
         write_reference_tsc(vcpu, data, by_host)
     elif index == HV_X64_MSR_TSC_EMULATION_CONTROL and kvm.profile.hyperv:
@@ -148,7 +147,18 @@ def _page_at(vm: VmTime, msr: int) -> SystemTimePage | None:
     gpa = msr & ~1  # concrete: an address
     if msr == gpa or gpa % _PAGE + 32 > _PAGE:  # concrete: an address
         return None
-    page: SystemTimePage = vm.pages.setdefault(gpa, SystemTimePage())
+    page = vm.pages.get(gpa)
+    if page is None:
+        page = SystemTimePage()
+        vm.pages = with_page(vm.pages, gpa, page)
+    return page
+
+
+def _wall_clock_at(vm: VmTime, gpa: int) -> WallClockPage:
+    page = vm.wall_clock_pages.get(gpa)
+    if page is None:
+        page = WallClockPage()
+        vm.wall_clock_pages = with_page(vm.wall_clock_pages, gpa, page)
     return page
 
 

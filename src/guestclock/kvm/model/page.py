@@ -184,7 +184,8 @@ async def stored_at_once(vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_
     """One copy of all 32 bytes; the version goes on from the host's own copy, always even."""
     vcpu.page_version = u32(vcpu.page_version + 2)
     flags = _stopped(vcpu, page, flags)
-    _store_body(vcpu, page, tsc, system_time, flags)
+    page.tsc_timestamp = tsc
+    _store_rest(vcpu, page, system_time, flags)
     page.version = vcpu.page_version
     return flags
 
@@ -193,17 +194,21 @@ async def stored_at_once(vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_
 async def stored_by_version_protocol(
     vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_time: int, flags: int
 ) -> int:
-    """Writes one page: odd version, body, even version. GUEST_STOPPED stays until the guest clears it.
+    """Writes one page: odd version, tsc_timestamp, the rest, even version. GUEST_STOPPED stays until the guest clears
+    it.
 
-    The version goes on from what stands in guest memory. Each store is a step: a reader on another vCPU, or the VMM,
-    may look between any two.
+    The version goes on from what stands in guest memory. The kernel's body is one memcpy, which is many stores to all
+    others: a reader on another vCPU, or the VMM, may look between tsc_timestamp and the rest, and before the even
+    version. The odd version has no step of its own: who looks between it and tsc_timestamp sees the old page, and so he
+    does before it.
     Source: arch/x86/kvm/x86.c kvm_setup_guest_pvclock().
     """
     version = u32((page.version + 1) | 1)  # concrete: a count
     page.version = version
-    await cp("pvclock page: body")
     flags = _stopped(vcpu, page, flags)
-    _store_body(vcpu, page, tsc, system_time, flags)
+    page.tsc_timestamp = tsc
+    await cp("pvclock page: body")
+    _store_rest(vcpu, page, system_time, flags)
     await cp("pvclock page: even version")
     page.version = u32(version + 1)
     kvm: KvmHost = vcpu.vm.kvm
@@ -221,15 +226,15 @@ def _stopped(vcpu: VcpuTime, page: SystemTimePage, flags: int) -> int:
     return flags
 
 
-def _store_body(vcpu: VcpuTime, page: SystemTimePage, tsc: int, system_time: int, flags: int) -> None:
-    page.tsc_timestamp = tsc
+def _store_rest(vcpu: VcpuTime, page: SystemTimePage, system_time: int, flags: int) -> None:
+    """All but tsc_timestamp and version."""
     page.system_time = system_time
     page.tsc_to_system_mul = vcpu.pvclock_tsc_mul
     page.tsc_shift = vcpu.pvclock_tsc_shift
-    page.flags = flags
     kvm: KvmHost = vcpu.vm.kvm
     if kvm.options.xen_pvclock_tsc_unstable and page is not vcpu.pv_time:
-        page.flags = flags & ~PVCLOCK_TSC_STABLE_BIT  # concrete: flags
+        flags &= ~PVCLOCK_TSC_STABLE_BIT
+    page.flags = flags
 
 
 async def kvm_write_wall_clock(vm: VmTime, page: WallClockPage) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Self
 
+from guestclock.errors import UserError
 from guestclock.kvm.api import ClockData
 from guestclock.kvm.model.hooks import Hook
 from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime
@@ -143,5 +145,13 @@ class Profile:
     masterclock_sync_period_s: int = 0
 
     def but(self, **changes: Any) -> Self:
-        """The same kernel with other rules or facts: how one kernel's profile is made from its predecessor's."""
+        """The same kernel with other rules or facts: how one kernel's profile is made from its predecessor's.
+
+        Raises UserError for what is neither a hook point nor a fact.
+        """
+        for name in changes:
+            if name not in self.__dataclass_fields__:
+                near = get_close_matches(name, self.__dataclass_fields__)
+                meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "expected a hook point or a fact"
+                raise UserError(f"a profile has no {name!r} ({meant})")
         return replace(self, **changes)

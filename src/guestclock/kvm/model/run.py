@@ -55,18 +55,20 @@ async def enter_guest(vcpu: VcpuTime) -> bool:
     """Serves requests until none is left, then enters. False: the thread was kicked (or frozen) and stays outside."""
     kvm: KvmHost = vcpu.vm.kvm
     tasks_run = kvm.machine.tasks_run
+
+    def may_try() -> bool:
+        # The kernel tries again and again while KVM_REQ_MCLOCK_INPROGRESS is set; nothing comes of it: here it waits.
+        return not vcpu.req_mclock_inprogress or vcpu.kicked or not tasks_run()
+
     while True:
         if pending(vcpu) and not await serve_requests(vcpu):
             await cp("cpu_tsc_khz is 0", until=lambda: kvm.machine.cpu_khz(vcpu.on_cpu) != 0)
-        await cp("VM entry")
+        await cp("VM entry", until=may_try)
         if vcpu.kicked or not tasks_run():
             return False
         if vcpu.req_mclock_inprogress:
-            await cp(
-                "VM entry: MCLOCK_INPROGRESS",
-                until=lambda: not vcpu.req_mclock_inprogress or vcpu.kicked or not tasks_run(),
-            )
-        elif vcpu.vm.tscs_stopped:
+            continue  # set again since the guard was true: schedulers may take time between that and this step
+        if vcpu.vm.tscs_stopped:
             await _tscs_started(vcpu)
         elif not pending(vcpu):
             vcpu.in_guest = True

@@ -1,21 +1,36 @@
 """What KVM remembers about time: per host, per VM, per vCPU, and the pages it writes in guest memory.
 
 Names are the kernel's (struct kvm_arch, struct kvm_vcpu_arch, v6.12); units follow in the text of each field.
+
+Whoever explores orders computes which steps depend on each other from the fields they read and write. So whatever two
+actors can both touch is a field, and changes by being assigned: its containers are tuples and read-only mappings.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.sim import State
 from guestclock.sim.field import flag, integer, ref, s8, s64, text, u8, u32, u64
+
+P = TypeVar("P", bound=State)
+
+_NO_PAGES: Mapping[int, Any] = MappingProxyType({})
+
+
+def with_page(pages: Mapping[int, P], address: int, page: P) -> Mapping[int, P]:
+    """`pages` and one more, as a new mapping."""
+    return MappingProxyType({**pages, address: page})
 
 
 class KvmState(State):
     """What the kvm module keeps for the whole host."""
 
     guest_has_master_clock = flag("kvm_guest_has_master_clock: some VM uses one, so a change of clocksource matters")
+    vms: tuple[VmTime, ...] = ref("vm_list, by number", ())
 
 
 class VmTime(State):
@@ -48,8 +63,8 @@ class VmTime(State):
 
     ioctls = integer("VM ioctls under way that take several steps")
     kvmclock_update_pending = flag("kvmclock_update_work is queued")
-    ratelimit_begin_ps = integer("true time at which the present second of rate-limited updates began", -1)
-    ratelimit_done = integer("global updates made in it")
+    ratelimit_begin_ps = integer("true time at which the present second of rate-limited updates began")
+    ratelimit_done = integer("global updates made in it; -1 before the first", -1)
     wall_clock = u64("value of the wall clock MSR: gpa")
 
     tscs_stopped = flag("StopAllTscs was called: nobody enters the guest until StartAllTscs")
@@ -61,11 +76,11 @@ class VmTime(State):
     hv_offset = s64("KVM's copy of the page: 100 ns units")
 
     kvm: Any = ref("the KVM it belongs to (model.host.KvmHost)")
-    vcpus: Any = ref("list of VcpuTime; a vCPU is entered when it is published")
-    pages: Any = ref("dict gpa -> SystemTimePage")
-    wall_clock_pages: Any = ref("dict gpa -> WallClockPage")
+    vcpus: tuple[VcpuTime, ...] = ref("a vCPU is entered when it is published", ())
+    pages: Mapping[int, SystemTimePage] = ref("system-time pages that ever had an address, by gpa", _NO_PAGES)
+    wall_clock_pages: Mapping[int, WallClockPage] = ref("the same of wall clocks, by gpa", _NO_PAGES)
     xen_wall_clock: Any = ref("XenWallClock in shared_info, or None")
-    hv_pages: Any = ref("dict frame number -> HvTscPage")
+    hv_pages: Mapping[int, HvTscPage] = ref("by frame number", _NO_PAGES)
 
 
 class SystemTimePage(State):

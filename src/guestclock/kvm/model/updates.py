@@ -103,7 +103,7 @@ def load_asks_for_all_10_times_a_second(vcpu: VcpuTime) -> None:
     vm: VmTime = vcpu.vm
     kvm: KvmHost = vm.kvm
     now_ps = kvm.timeline.now_ps
-    if vm.ratelimit_begin_ps < 0 or now_ps > vm.ratelimit_begin_ps + PS_PER_S:
+    if vm.ratelimit_done < 0 or now_ps > vm.ratelimit_begin_ps + PS_PER_S:
         vm.ratelimit_begin_ps = now_ps
         vm.ratelimit_done = 0
     if vm.ratelimit_done < 10:

@@ -1,0 +1,1 @@
+"""Recipes, scenarios and kernels put to the explorer: worlds, questions, verdicts, stories."""

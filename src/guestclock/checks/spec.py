@@ -1,0 +1,77 @@
+"""What is checked, and the bounds it is checked under: plain data that another process can be handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from guestclock.explore.run import Bounds
+
+CLOCKS = ("tsc", "kvmclock")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """One host. true_hz: its TSC's real rate as "numerator/denominator", empty: tsc_khz exactly. uptime_ns: at the start.
+
+    skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
+    """
+
+    tsc_khz: int = 2_596_122
+    true_hz: str = ""
+    uptime_ns: int = 1_000 * 10**9
+    scaling: str = ""
+    clocksource: str = "tsc"
+    skew_ns: int = 0
+    slew_ppm: int = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """One question to the explorer: a recipe (or a scenario's variation, as a program) on a kernel, with its bounds.
+
+    recipe: name or file. program: for scenarios, what guestclock.vmm.steps plays, as JSON text. kernel: profile or file.
+    sites: one host, or source and destination. delay_ns: between two steps. section_ns: clock reads inside one kernel
+    section. life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long the
+    operation's middle takes (the pause, the transfer); after_ns: for how long it is watched afterwards.
+    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. vdso: readings of vCPU 0's page
+    on the others. hotplug: vCPUs that are plugged in after the first `vcpus` run.
+    """
+
+    recipe: str = ""
+    program: str = ""
+    kernel: str = "linux-6.12"
+    sites: tuple[Site, ...] = (Site(),)
+    vcpus: int = 2
+    hotplug: int = 0
+    delay_ns: int = 5 * 10**9
+    section_ns: int = 10_000
+    life_ns: int = 100 * 10**9
+    life_min_ns: int = 10**9
+    away_ns: int = 60 * 10**9
+    away_min_ns: int = 10**6
+    after_ns: int = 10 * 10**9
+    khz: int = 0
+    policy: tuple[tuple[str, str], ...] = ()
+    works: bool = False
+    properties: tuple[str, ...] = ()
+
+    def but(self, **changes: Any) -> Self:
+        return replace(self, **changes)
+
+    def units(self, ns: int) -> int:
+        """ns in cycles of the first host's TSC, the unit of time of the search."""
+        return ns * self.sites[0].tsc_khz // 1_000_000
+
+    @property
+    def bounds(self) -> Bounds:
+        # Everything that may happen fits below the horizon; how long clocks are watched is each question's own bound.
+        steps = 40 + 30 * (self.vcpus + self.hotplug)
+        horizon = self.life_ns + self.away_ns + self.after_ns + steps * self.delay_ns
+        num, den = 10**9, self.sites[0].tsc_khz
+        return Bounds(
+            horizon=self.units(horizon),
+            delay=self.units(self.delay_ns),
+            section=self.units(self.section_ns),
+            ps=(num, den),
+        )

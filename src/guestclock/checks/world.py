@@ -1,0 +1,261 @@
+"""The world of a check: hosts, the guest's life, the VMM's operation, and what is noted of it for the questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from guestclock.checks.host import ExploredMachine, ExploredTimers
+from guestclock.checks.spec import Spec
+from guestclock.checks.windows import AFTER, BEFORE, DURING, WindowTracker
+from guestclock.errors import UserError
+from guestclock.explore.run import Between, World
+from guestclock.kvm.api import Host, KvmError, Op, Vm, serve
+from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model.host import KvmOptions
+from guestclock.kvm.model.timers import KernelTimers
+from guestclock.sim import PS_PER_NS, Emit, cp
+from guestclock.sim.field import flag
+from guestclock.sim.state import State
+from guestclock.vmm import recipe as recipes
+from guestclock.vmm.steps import play
+
+LIFE, AWAY = "life", "away"
+
+
+class _Course(State):
+    """How far the operation has come, as far as others wait for it."""
+
+    alive = flag("the guest runs")
+    lived = flag("it has run for as long as it shall")
+    gone = flag("the first half of the operation is over")
+    back = flag("its middle is over")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the VMM's. before, after: symbols of the times around it. error: the errno's name, or empty."""
+
+    op: Op
+    site: int
+    phase: str
+    number: int
+    before: str
+    after: str
+    answer: Any = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run of the world leaves for the questions; the same object whether times were forms or ints.
+
+    vms: ids of the guest's VM on the first and on the last site. calls: the VMM's, in order. refused: those KVM refused.
+    """
+
+    spec: Spec
+    world: World
+    kvms: list[ModelKvm]
+    tracker: WindowTracker
+    calls: list[Call] = field(default_factory=list)
+    vms: list[tuple[int, int]] = field(default_factory=list)
+    finished: bool = False
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def contracts(self) -> set[str]:
+        return set().union(*(k.host.machine.contracts for k in self.kvms if isinstance(k.host.machine, ExploredMachine)))
+
+
+def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
+    """A builder of the world that `spec` describes, for explore.Search and explore.IntegerWorld alike.
+
+    Raises UserError for a recipe or a kernel that is not there.
+    """
+    profile = lookup(spec.kernel)
+    recipe = recipes.load(spec.recipe) if spec.recipe else None
+    program = json.loads(spec.program) if spec.program else None
+
+    def made(world: World) -> Outcome:
+        kvms = []
+        for site in spec.sites:
+            machine = ExploredMachine(world, site)
+            kvm = ModelKvm(machine, profile, world, emit, KvmOptions(kvmclock_periodic_sync=spec.works))
+            timers = KernelTimers(machine, profile, 0)
+            kvm.host.timers = ExploredTimers(timers, spec.works)
+            kvm.host.mutex_patience_ps = None
+            kvms.append(kvm)
+        phase = [BEFORE]
+        tracker = WindowTracker(world, [k.host for k in kvms], phase)
+        outcome = Outcome(spec, world, kvms, tracker)
+        stage = _Stage(outcome, phase, recipe)
+        if recipe is not None:
+            world.spawn("VMM", stage.drive(stage.operation()))
+            world.spawn(LIFE, stage.life())
+            world.spawn(AWAY, stage.away())
+        else:
+            assert program is not None
+            world.spawn("VMM", stage.drive(stage.scenario(program)))
+        return outcome
+
+    return made
+
+
+class _Stage:
+    """The VMM's thread, and the two stretches of time that are no step of its own."""
+
+    def __init__(self, outcome: Outcome, phase: list[str], recipe: recipes.Recipe | None) -> None:
+        self.outcome, self.phase, self.recipe = outcome, phase, recipe
+        self.spec, self.kvms = outcome.spec, outcome.kvms
+        self.course = _Course()
+        self.site = 0
+        self.started: set[tuple[int, int, int]] = set()
+        self.calls = 0
+
+    async def drive(self, recipe: Any) -> None:
+        try:
+            await serve(recipe, self.execute)
+        except (UserError, AssertionError):
+            raise
+        except Exception as error:
+            if self.recipe is None:
+                raise
+            raise recipes.blame(self.recipe, error) from error
+
+    async def execute(self, op: Any) -> Any:
+        """Carries out one operation on the host that the VMM is on, or one of this stage's own waits."""
+        if isinstance(op, _Until):
+            await cp(op.label, until=op.ready)
+            return None
+        outcome = self.outcome
+        world, kvm = outcome.world, self.kvms[self.site]
+        self.calls += 1
+        call = Call(op, self.site, self.phase[0], self.calls, world.latest, "")
+        which = getattr(op, "vm", -1), getattr(op, "vcpu", None)
+        if op.name == "Start":
+            self.started.add((self.site, *which))
+        elif op.name == "Kick":
+            self.started.discard((self.site, *which))
+        elif (self.site, *which) in self.started and op.name not in ("Peek", "MoveToCpu"):
+            raise UserError(f"{op.name} waits for vCPU {which[1]}'s mutex, which its KVM_RUN holds: kick it first")
+        try:
+            call.answer = await kvm.execute(op)
+        except KvmError as error:
+            call.error = error.errno
+            raise
+        finally:
+            call.after = world.latest
+            outcome.calls.append(call)
+        return call.answer
+
+    # ---- a recipe
+
+    async def operation(self) -> None:
+        recipe, spec, course = self.recipe, self.spec, self.course
+        assert recipe is not None
+        vm = await self.made(None)
+        for _ in range(2):
+            # Twice: each vCPU whose creation asked for a masterclock update takes a snapshot of its own when it first
+            # enters, and the pages of those that entered before it follow at their second entry (kvm-x86.md 7.26).
+            for vcpu in vm.vcpus:
+                await vcpu.run()
+        await self.start_rest(vm)
+        course.alive = True
+        await _Until("the guest has run", lambda: course.lived)
+        self.phase[0] = DURING
+        if recipe.pause is not None:
+            await recipe.pause(vm)
+        if recipe.save is None:
+            await self.middle()
+            assert recipe.resume is not None
+            await recipe.resume(vm)
+            await self.done(vm)
+            return
+        if recipe.pause is None:
+            for vcpu in vm.vcpus:
+                if (self.site, vm.id, vcpu.index) in self.started:
+                    await vcpu.kick()
+        snapshot = await recipe.save(vm)
+        await self.middle()
+        self.site = len(self.kvms) - 1
+        there = await self.made(snapshot)
+        assert recipe.restore is not None
+        await recipe.restore(there, snapshot)
+        if recipe.resume is not None:
+            await recipe.resume(there)
+        await self.done(there)
+
+    async def made(self, snapshot: Any) -> Vm:
+        """The VM, by the recipe's own way or by the usual one; kvmclock is registered as a guest's kernel would."""
+        recipe, spec = self.recipe, self.spec
+        assert recipe is not None
+        if recipe.create is not None:
+            vm: Vm = await recipe.create(Host(), spec.vcpus, snapshot)
+        else:
+            vm = await Host().create_vm()
+            for _ in range(spec.vcpus):
+                await vm.create_vcpu()
+            if snapshot is None and spec.khz:
+                for vcpu in vm.vcpus:
+                    await vcpu.set_tsc_khz(spec.khz)
+        for vcpu in vm.vcpus:
+            await vcpu.enable_kvmclock()
+        self.outcome.vms.append((self.site, vm.id))
+        return vm
+
+    async def middle(self) -> None:
+        course = self.course
+        course.gone = True
+        await _Until("time has passed", lambda: course.back)
+
+    async def start_rest(self, vm: Vm) -> None:
+        for vcpu in vm.vcpus:
+            if (self.site, vm.id, vcpu.index) not in self.started:
+                await vcpu.start()
+
+    async def done(self, vm: Vm) -> None:
+        self.phase[0] = AFTER
+        await self.start_rest(vm)
+        self.outcome.finished = True
+
+    # ---- a scenario
+
+    async def scenario(self, program: dict[str, Any]) -> None:
+        await play(Host(), program)
+        self.phase[0] = AFTER
+        self.outcome.finished = True
+
+    # ---- time
+
+    async def life(self) -> None:
+        """From when all of the guest's vCPUs run until the VMM begins its operation."""
+        await cp("the guest boots", until=lambda: self.course.alive and self.inside())
+        await cp("the guest lives", delay_ps=_between(self.spec.life_min_ns, self.spec.life_ns))
+        self.course.lived = True
+
+    def inside(self) -> bool:
+        vm = self.kvms[0].vms[0]
+        return all(vcpu.in_guest for vcpu in vm.vcpus)
+
+    async def away(self) -> None:
+        await cp("the guest runs", until=lambda: self.course.gone)
+        await cp("the guest is away", delay_ps=_between(self.spec.away_min_ns, self.spec.away_ns))
+        self.course.back = True
+
+
+def _between(least_ns: int, most_ns: int) -> Between:
+    return Between.of(least_ns * PS_PER_NS, most_ns * PS_PER_NS)
+
+
+class _Until:
+    """A wait of the stage's own; awaiting it hands it to the driver of the recipe."""
+
+    name = "until"
+
+    def __init__(self, label: str, ready: Callable[[], bool]) -> None:
+        self.label, self.ready = label, ready
+
+    def __await__(self) -> Any:
+        return (yield self)

@@ -1,0 +1,265 @@
+"""The same coroutines once more with integers, at times that a linear program or a random search has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from guestclock.arith.affine import Form, Symbol
+from guestclock.explore.leaf import Question
+from guestclock.explore.run import Actor, Bounds, Build, Run
+from guestclock.explore.times import ORIGIN
+
+
+class Diverged(Exception):
+    """With these times the integer run does not go the way the order says: a branch or a guard comes out otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Everything an integer run needs. steps: (actor, label) in the order of time. values: every symbol's value: times
+    of events and of clock reads in units, unknowns, contract clocks, added instants.
+    """
+
+    steps: tuple[tuple[str, str], ...]
+    values: dict[Symbol, int]
+
+
+class IntegerWorld:
+    """What a model sees of a replay. Times are true time in ps, rounded up, so that a TSC of `units` reads exactly them."""
+
+    def __init__(self, build: Build, bounds: Bounds, schedule: Schedule) -> None:
+        self.bounds, self.schedule = bounds, schedule
+        self._waiting: dict[str, _Next] = {}
+        self._sees: list[Callable[[int], None]] = []
+        self._symbol: Symbol | None = None
+        self._reads = 0
+        self.events: list[Done] = []
+        self.world = build(self)
+
+    @property
+    def now_ps(self) -> int:
+        return 0 if self._symbol is None else self.ps(self._last)
+
+    @property
+    def here(self) -> str:
+        return self._symbol or ""
+
+    @property
+    def latest(self) -> Symbol:
+        return self._last if self._symbol is not None else ""
+
+    def ps_of(self, units: int) -> int:
+        num, den = self.bounds.ps
+        return -(-units * num // den)
+
+    def ps(self, symbol: Symbol) -> int:
+        return self.ps_of(self.schedule.values[symbol])
+
+    def read_ps(self) -> int:
+        if self._symbol is None:
+            return 0
+        self._last = f"{self._symbol}:{self._reads}"
+        self._reads += 1
+        if self._last not in self.schedule.values:
+            raise Diverged(f"{self._last}: a clock read that the order has not")
+        return self.ps(self._last)
+
+    def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None:
+        unique, k = name, 1
+        while unique in self._waiting:
+            k += 1
+            unique = f"{name} #{k}"
+        self._waiting[unique] = _Next(actor)
+
+    def unknown(self, name: str, lo: int, hi: int) -> int:
+        value = self.schedule.values.get(name, lo)
+        assert lo <= value <= hi, (name, lo, value, hi)
+        return value
+
+    def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> int:
+        return self.schedule.values[name]
+
+    def after_step(self, see: Callable[[int], None]) -> None:
+        self._sees.append(see)
+
+    def run(self) -> Any:
+        """Carries out the schedule; what the build returned. Raises Diverged."""
+        try:
+            for name, label in self.schedule.steps:
+                self._step(name, label)
+        finally:
+            for waiting in self._waiting.values():
+                waiting.actor.close()
+        return self.world
+
+    def _step(self, name: str, label: str) -> None:
+        waiting = self._waiting.get(name)
+        if waiting is None or waiting.label != label:
+            found = "is over" if waiting is None else f"is at {waiting.label!r}"
+            raise Diverged(f"{name} {found}, expected {label!r}")
+        if waiting.until is not None and not waiting.timed and not waiting.until():
+            raise Diverged(f"{name} cannot go on at {label!r}")
+        waiting.n += 1
+        self._symbol = self._last = f"{name}.{waiting.n}"
+        self._reads = 0
+        try:
+            waiting.label, waiting.until, delay_ps = waiting.actor.send(None)
+            waiting.timed = delay_ps is not None
+        except StopIteration:
+            del self._waiting[name]
+        self.events.append(Done(name, self._symbol, self._symbol, self._last, label))
+        for see in self._sees:
+            see(len(self.events) - 1)
+
+
+@dataclass(slots=True)
+class _Next:
+    actor: Actor
+    label: str = "start"
+    until: Callable[[], bool] | None = None
+    timed: bool = False
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step of an integer run, as explore.run.Event has it."""
+
+    actor: str
+    name: str
+    start: Symbol
+    end: Symbol
+    label: str
+
+
+def schedule(question: Question, point: dict[Symbol, int]) -> Schedule | None:
+    """Whole times near `point` that satisfy every bound between times, for all of the order; None if there are none.
+
+    The closed bounds are exact for whole numbers: whatever is fixed first, the rest still has a place.
+    """
+    run: Run = question.leaf.run
+    d = question.distance
+    names: list[Symbol] = [""] * len(d)
+    for symbol, node in question.nodes.items():
+        names[node] = symbol
+    fixed = [ORIGIN]
+    value = np.zeros(len(d), dtype=np.int64)
+    wished = sorted((n for n in range(1, len(d)) if names[n] in point), key=lambda n: point[names[n]])
+    # Unwished times come as early as the others let them, in the order in which the steps were run.
+    for node in [*wished, *(n for n in range(1, len(d)) if names[n] not in point)]:
+        low = int(max(value[f] - d[f, node] for f in fixed))
+        high = int(min(value[f] + d[node, f] for f in fixed))
+        if low > high:
+            return None
+        value[node] = min(max(point.get(names[node], low), low), high)
+        fixed.append(node)
+    values = {names[n]: int(value[n]) for n in range(1, len(d))}
+    for name, (lo, hi) in run.unknowns.items():
+        values[name] = min(max(point.get(name, lo), lo), hi)
+    for name, rows in run.contracts.items():
+        lo, hi = run.judge.box[name]
+        for row in rows:
+            c = row.terms[name]
+            rest = row.const + sum(k * values[s] for s, k in row.terms.items() if s != name)
+            lo, hi = (lo, min(hi, -rest // c)) if c > 0 else (max(lo, -(rest // c)), hi)
+        if lo > hi:
+            return None
+        values[name] = min(max(point.get(name, lo), lo), hi)
+    order = sorted(run.events, key=lambda e: (values[e.start], e.number))
+    if not _legal(run, order):
+        order = _respecting(run, values)
+    return Schedule(tuple((e.actor, e.label) for e in order), values)
+
+
+def _legal(run: Run, order: list[Any]) -> bool:
+    done = 0
+    for event in order:
+        if event.past & ~done:
+            return False
+        done |= 1 << event.number
+    return True
+
+
+def _respecting(run: Run, values: dict[Symbol, int]) -> list[Any]:
+    """By time, and among equal times by the order of the run."""
+    left, done, out = list(run.events), 0, []
+    while left:
+        ready = [e for e in left if not e.past & ~done]
+        first = min(ready, key=lambda e: (values[e.start], e.number))
+        left.remove(first)
+        done |= 1 << first.number
+        out.append(first)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """An integer run that showed `value`."""
+
+    value: int
+    schedule: Schedule
+
+
+Measure = Callable[[Any, dict[Symbol, int]], "int | None"]
+"""The asked-for value in an integer run: of what the build returned, and the values of all symbols; None: not there."""
+
+
+def confirm(
+    question: Question,
+    worst: Any,
+    build: Build,
+    measure: Measure,
+    *,
+    enough: float | None = None,
+    tries: int = 48,
+) -> Confirmed | None:
+    """The highest value that an integer run near the optimum shows; None if none of them goes that way.
+
+    At a threshold the float vertex may stand on the wrong side: branch rows are tightened step by step, then times are
+    moved by a few units, one at a time. enough: a value at which to stop.
+    """
+    best: Confirmed | None = None
+    enough = worst.found - 2 if enough is None else enough
+    bounds = question.leaf.run.bounds
+
+    def attempt(point: dict[Symbol, int]) -> bool:
+        """Whether this is better than all before."""
+        nonlocal best
+        chosen = schedule(question, point)
+        if chosen is None:
+            return False
+        try:
+            value = measure(IntegerWorld(build, bounds, chosen).run(), chosen.values)
+        except (Diverged, KeyError):
+            return False
+        if value is None or (best is not None and value <= best.value):
+            return False
+        best = Confirmed(value, chosen)
+        return True
+
+    attempt(worst.point)
+    for margin in (1, 2, 4, 8, 64):
+        if best is not None and best.value >= enough:
+            return best
+        tighter = question.bound(worst.value, worst.judge, margin)
+        if tighter is not None:
+            attempt(tighter.point)
+    if best is None or best.value >= enough:
+        return best
+    moved = [s for s in worst.point if s in question.nodes or s in question.leaf.run.unknowns]
+    step = 0
+    while step < tries and best.value < enough:
+        improved = False
+        for symbol in moved:
+            for by in (1, -1, 4, -4):
+                step += 1
+                improved |= attempt({**best.schedule.values, symbol: best.schedule.values[symbol] + by})
+                if step >= tries:
+                    return best
+        if not improved:
+            break
+    return best

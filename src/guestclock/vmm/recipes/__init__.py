@@ -1,0 +1,1 @@
+"""The recipes that come along, one file each; `guestclock.vmm.recipe.load` loads them."""
