@@ -6,8 +6,10 @@ searches find the same orders of it.
 
 from __future__ import annotations
 
+from math import factorial, prod
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from guestclock.explore.run import Bounds, World
@@ -46,43 +48,49 @@ def holds(shared: Shared, condition: Condition) -> bool:
 
 
 async def actor(world: World, shared: Shared, ops: tuple[Op, ...], name: str) -> None:
+    """Each operation is a step; one after a wait belongs to the step that the wait lets go on."""
     times: dict[str, Any] = {}
+    begun = True
     for op in ops:
         match op:
-            case ("set", cell, value):
-                setattr(shared, cell, value)
-                await cp("set")
-            case ("add", cell):
-                setattr(shared, cell, (getattr(shared, cell) + 1) % 3)
-                await cp("add")
-            case ("copy", cell, other):
-                setattr(shared, cell, getattr(shared, other))
-                await cp("copy")
-            case ("look", cell):
-                getattr(shared, cell)
-                await cp("look")
-            case ("if", condition, cell, value):
-                if holds(shared, condition):
-                    setattr(shared, cell, value)
-                await cp("if")
             case ("wait", condition):
                 await cp("wait", lambda c=condition: holds(shared, c))
             case ("wait at most", condition, units):
                 await cp("wait at most", lambda c=condition: holds(shared, c), units)
             case ("pause", units):
                 await cp("pause", None, units)
-            case ("read", cell):
-                # The difference of two clock reads: whether it is long is a branch on an unknown value.
-                now = world.read_ps()
-                if cell in times and now - times[cell] > 60:
-                    setattr(shared, cell, 2)
-                times[cell] = now
-                await cp("read")
-            case ("born", cell, value):
-                world.spawn(f"{name}'s child", actor(world, shared, (("set", cell, value),), name + "c"))
-                await cp("born")
             case _:
-                raise AssertionError(op)
+                if not begun:
+                    await cp("next")
+                begun = False
+                act(world, shared, op, name, times)
+                continue
+        begun = True
+
+
+def act(world: World, shared: Shared, op: Op, name: str, times: dict[str, Any]) -> None:
+    match op:
+        case ("set", cell, value):
+            setattr(shared, cell, value)
+        case ("add", cell):
+            setattr(shared, cell, (getattr(shared, cell) + 1) % 3)
+        case ("copy", cell, other):
+            setattr(shared, cell, getattr(shared, other))
+        case ("look", cell):
+            getattr(shared, cell)
+        case ("if", condition, cell, value):
+            if holds(shared, condition):
+                setattr(shared, cell, value)
+        case ("read", cell):
+            # The difference of two clock reads: whether it is long is a branch on an unknown value.
+            now = world.read_ps()
+            if "read" in times and now - times["read"] > 60:
+                setattr(shared, cell, 2)
+            times["read"] = now
+        case ("born", cell, value):
+            world.spawn(f"{name}'s child", actor(world, shared, (("set", cell, value),), name + "c"))
+        case _:
+            raise AssertionError(op)
 
 
 def build(program: Program) -> Any:
@@ -124,13 +132,23 @@ def ops() -> st.SearchStrategy[Op]:
     )
 
 
+def steps(ops: tuple[Op, ...]) -> int:
+    return 1 + sum(op[0] in ("wait", "wait at most", "pause") for op in ops) + sum(
+        op[0] not in ("wait", "wait at most", "pause") and (i > 0 and ops[i - 1][0] not in ("wait", "wait at most", "pause"))
+        for i, op in enumerate(ops)
+    )
+
+
+def interleavings(program: Program) -> int:
+    """How many there are at most, where nobody waits for anybody. A child runs at any time after its birth."""
+    counts = [steps(ops) for ops in program]
+    counts += [1 for ops in program for op in ops if op[0] == "born"]
+    return factorial(sum(counts)) // prod(factorial(c) for c in counts)
+
+
 @st.composite
-def programs(draw: st.DrawFn, *, most_steps: int = 7) -> Program:
-    """Two to four actors that together take about `most_steps` steps: every interleaving can be tried."""
-    actors = draw(st.integers(2, 4))
-    left, out = most_steps - actors // 2, []
-    for i in range(actors):
-        most = max(1, min(3, left - (actors - 1 - i)))
-        out.append(tuple(draw(st.lists(ops(), min_size=1, max_size=most))))
-        left -= len(out[-1])
-    return tuple(out)
+def programs(draw: st.DrawFn, *, most: int = 1500) -> Program:
+    """Two to four actors, of which every interleaving can be tried."""
+    made = draw(st.lists(st.lists(ops(), min_size=1, max_size=4).map(tuple), min_size=2, max_size=4).map(tuple))
+    assume(interleavings(made) <= most)
+    return made

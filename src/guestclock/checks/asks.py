@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from guestclock.arith.affine import Symbol
-from guestclock.checks.windows import Window
+from guestclock.checks.windows import BOOT, Window
 from guestclock.checks.world import Outcome
 
 Instants = Callable[[Symbol], Any]
@@ -83,9 +83,9 @@ def question(
 
 
 def guest_windows(outcome: Outcome) -> list[Window]:
-    """The windows of the guest, wherever it ran: on a destination its vCPUs are the same ones."""
+    """The windows of the guest, wherever it ran: on a destination its vCPUs are the same ones. Its boot is left out."""
     vms = set(outcome.vms)
-    windows = outcome.tracker.windows()
+    windows = [w for w in outcome.tracker.windows() if w.phase != BOOT]
     return [w for w in windows if (w.site, w.vm) in vms] if vms else windows
 
 

@@ -12,6 +12,7 @@ from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
 from guestclock.kvm.model.timers import KernelTimers
 from guestclock.machine import HostSpec, Machine
+from guestclock.sim import PS_PER_NS
 from guestclock.sim.field import integer, text
 from guestclock.sim.state import State
 
@@ -19,17 +20,17 @@ CONTRACT = "host clocks within NTP's bounds"
 
 
 class _Slewed(State):
-    """A clock that NTP steers, as last read. Whoever reads it after somebody else reads no less."""
+    """How far a clock that NTP steers was off when it was last read."""
 
-    reading = integer("ns")
+    error = integer("ns")
     instant = text("the time symbol of that read; empty before the first")
 
 
 class ExploredMachine(Machine):
     """A Machine whose MONOTONIC, BOOTTIME and REALTIME are readings within bounds, each host's own.
 
-    From one reading to the next a clock advances by the time between them, give or take slew_ppm; REALTIME is besides
-    within skew_ns of true time. The integer timekeeper is held against this contract by tests/checks/test_host.py.
+    From one reading to the next a clock advances by the time between them, give or take slew_ppm; REALTIME is within
+    skew_ns of true time, and with a skew of 0 it is true time. The integer timekeeper is held against this contract by tests/checks/test_host.py.
     """
 
     def __init__(self, world: World, site: Site) -> None:
@@ -43,8 +44,7 @@ class ExploredMachine(Machine):
             clocksource=site.clocksource,
         )
         super().__init__(world, spec)  # type: ignore[arg-type]
-        self._monotonic = _Slewed(reading=spec.uptime_ns)
-        self._realtime = _Slewed(reading=spec.realtime_ns)
+        self._monotonic, self._realtime = _Slewed(), _Slewed()
 
     def _ticks(self, ps: Any) -> None:
         """Ticks move no clock that is exact here."""
@@ -83,41 +83,33 @@ class ExploredMachine(Machine):
         raise UserError("check: the host's sleep is not explored; use 'guestclock run'")
 
     def _slewed(self, name: str, clock: _Slewed) -> Any:
-        """A reading at the instant of the latest clock read."""
+        """A reading at the instant of the latest clock read: true time and an error that NTP keeps within bounds."""
         world, site = self.world, self.site
         instant = world.latest
-        self.contracts.add(CONTRACT)
-        before, since = clock.reading, clock.instant
         start = self.spec.uptime_ns if name == "monotonic" else self.spec.realtime_ns
+        true = start + world.ps_of(Form.of(instant) if world.symbolic else world.value(instant)) // PS_PER_NS
+        most = site.skew_ns if name == "realtime" else site.slew_ppm * world.horizon_ns // 1_000_000
+        if most == 0:
+            return true
+        self.contracts.add(CONTRACT)
+        before, since = clock.error, clock.instant
 
-        def rows(reading: Form) -> Iterable[Form]:
-            passed = _ps(world, instant) - _ps(world, since)
-            slow, fast = 1_000_000 - site.slew_ppm, 1_000_000 + site.slew_ppm
-            # reading - before - 1 <= passed/1000 * fast, in units of 10^-9 ns
-            yield _whole((reading - before - 1) * 10**9 - passed * fast)
-            yield _whole(passed * slow - (reading - before + 1) * 10**9)
-            if name == "realtime":
-                true = _ps(world, instant)
-                yield _whole((reading - start - site.skew_ns - 1) * 1000 - true)
-                yield _whole(true - (reading - start + site.skew_ns + 1) * 1000)
+        def rows(error: Form) -> Iterable[Form]:
+            if not since and name == "realtime":
+                return
+            passed = world.ps_of(Form.of(instant)) - (world.ps_of(Form.of(since)) if since else 0)
+            # ppm of ps is 10^-9 ns; a ns more for the whole numbers.
+            for change in (error - before, before - error):
+                row = (change - 1) * 10**9 - passed * site.slew_ppm
+                yield Form(row.terms, row.const)
 
-        most = start + (site.slew_ppm + 1_000_000) * 10**7 * 3600
-        reading = world.clock(f"{name}@{instant}@{id_of(self)}", rows, start - site.skew_ns - 1, most)
-        clock.reading, clock.instant = reading, instant
-        return reading
+        error = world.clock(self._named(name, instant), rows, -most, most)
+        clock.error, clock.instant = error, instant
+        return true + error
 
-
-def id_of(machine: ExploredMachine) -> str:
-    """Tells two hosts' clocks apart: by when they were turned on."""
-    return str(machine.spec.uptime_ns)
-
-
-def _ps(world: World, symbol: str) -> Any:
-    return world.ps_of(Form.of(symbol)) if symbol else 0
-
-
-def _whole(row: Any) -> Any:
-    return Form(row.terms, row.const) if type(row) is Form else row
+    def _named(self, clock: str, instant: str) -> str:
+        """Tells two hosts' clocks apart by when the hosts were turned on."""
+        return f"{clock} error at {instant}, up {self.spec.uptime_ns}"
 
 
 class ExploredTimers:

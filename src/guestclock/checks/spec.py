@@ -66,12 +66,13 @@ class Spec:
     @property
     def bounds(self) -> Bounds:
         # Everything that may happen fits below the horizon; how long clocks are watched is each question's own bound.
-        steps = 40 + 30 * (self.vcpus + self.hotplug)
-        horizon = self.life_ns + self.away_ns + self.after_ns + steps * self.delay_ns
+        calls = 30 + 16 * (self.vcpus + self.hotplug)
+        horizon = self.life_ns + self.away_ns + self.after_ns + calls * self.delay_ns
         num, den = 10**9, self.sites[0].tsc_khz
         return Bounds(
             horizon=self.units(horizon),
             delay=self.units(self.delay_ns),
             section=self.units(self.section_ns),
             ps=(num, den),
+            calls=True,
         )

@@ -183,7 +183,7 @@ class Checker:
             worst = question.worst(lambda: ask.value(Form.of))
             if worst is None:
                 return None
-            return confirm(question, worst, self.build, measure(wanted, ask.id))
+            return confirm(worst, self.build, measure(wanted, ask.id))
         finally:
             run.close()
 

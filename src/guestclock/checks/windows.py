@@ -18,7 +18,7 @@ from guestclock.explore.run import World
 from guestclock.kvm.model.host import KvmHost
 from guestclock.kvm.model.state import VcpuTime
 
-BEFORE, DURING, AFTER = "before", "during", "after"
+BOOT, BEFORE, DURING, AFTER = "boot", "before", "during", "after"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Window:
     """One vCPU in its guest from `opened` to `closed` (symbols of times; closed None: it stays inside).
 
     opener, closer: numbers of the steps that let it in and out. index: counted per vCPU. offset, ratio, page: what its
-    clocks are made of meanwhile; page None: not registered. phase: before, during or after the operation.
+    clocks are made of meanwhile; page None: not registered. phase: the boot, or before, during or after the operation.
     """
 
     site: int

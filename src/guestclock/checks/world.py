@@ -9,7 +9,7 @@ from typing import Any
 
 from guestclock.checks.host import ExploredMachine, ExploredTimers
 from guestclock.checks.spec import Spec
-from guestclock.checks.windows import AFTER, BEFORE, DURING, WindowTracker
+from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING, WindowTracker
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
 from guestclock.kvm.api import Host, KvmError, Op, Vm, serve
@@ -87,7 +87,7 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
             kvm.host.timers = ExploredTimers(timers, spec.works)
             kvm.host.mutex_patience_ps = None
             kvms.append(kvm)
-        phase = [BEFORE]
+        phase = [BOOT if recipe is not None else BEFORE]
         tracker = WindowTracker(world, [k.host for k in kvms], phase)
         outcome = Outcome(spec, world, kvms, tracker)
         stage = _Stage(outcome, phase, recipe)
@@ -132,6 +132,7 @@ class _Stage:
         outcome = self.outcome
         world, kvm = outcome.world, self.kvms[self.site]
         self.calls += 1
+        world.new_call()
         call = Call(op, self.site, self.phase[0], self.calls, world.latest, "")
         which = getattr(op, "vm", -1), getattr(op, "vcpu", None)
         if op.name == "Start":
@@ -161,6 +162,7 @@ class _Stage:
             # enters, and the pages of those that entered before it follow at their second entry (kvm-x86.md 7.26).
             for vcpu in vm.vcpus:
                 await vcpu.run()
+        self.phase[0] = BEFORE
         await self.start_rest(vm)
         course.alive = True
         await _Until("the guest has run", lambda: course.lived)

@@ -10,29 +10,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guestclock.arith.affine import Form, Symbol, Value, judged_by, numerator
+from guestclock.arith.affine import Form, Symbol, Value, judged_by
 from guestclock.explore.exact import NoAnswer, Optimum, Solver
-from guestclock.explore.judge import Interval, Judge, Outcome
+from guestclock.explore.judge import Judge, Outcome
 from guestclock.explore.run import Run, bits
-from guestclock.explore.system import closure, contract_rows, defining
+from guestclock.explore.system import System, closure
 from guestclock.explore.times import FAR, ORIGIN, Impossible
 
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """upper: proved; found: the float optimum; value: the form; rows, box: the program; point: where, rounded.
+    """upper: proved; found: the float optimum; value: the form; point: times and values from outside, where it is.
 
-    impossible: the order cannot happen with these instants (proved). unknown: nothing could be proved.
+    rounding: by how much truncation alone can have raised it. question: the one asked, or the part of it that has this.
     """
 
     upper: Fraction
     found: float
     value: Value
-    rows: tuple[Form, ...]
-    box: dict[Symbol, Interval]
     point: dict[Symbol, int]
-    rounding: Fraction = Fraction(0)
-    judge: Judge | None = None
+    rounding: Fraction
+    judge: Judge
+    question: Question
 
 
 class Unproved(Exception):
@@ -53,6 +52,7 @@ class Leaf:
         self.nodes = {symbol: i for i, symbol in enumerate(symbols, 1)}
         self.distance = run.differences.closed([ORIGIN, *(run.nodes[s] for s in symbols)])
         self.branches = [b for event in part for b in event.branches]
+        self.choices = [(event.start, *event.after_last_of) for event in part if event.after_last_of[0]]
 
     def question(self) -> Question:
         return Question(self)
@@ -73,7 +73,6 @@ class Question:
         self._labels: list[Any] = []
         self._open: list[tuple[int, list[Any]]] = []
         self._asked = 0
-        self.more: list[Form] = []
         self.judge: Judge = Judge(self, leaf.run.judge.names)
 
     def instant(self, name: Symbol, *, after: Iterable[Symbol] = (), before: Iterable[Symbol] = ()) -> Form:
@@ -137,9 +136,8 @@ class Question:
     def happens(self) -> bool:
         if self.contradictory:
             return False
-        judge = self._judge()
-        rows, box = self._program(judge, [*self.leaf.branches, *self.more])
-        return not self.leaf.solver.impossible(rows, box)
+        system = self._system(self._judge(), self.leaf.branches)
+        return not self.leaf.solver.impossible(system.rows, system.box)
 
     def paths(self, ask: Callable[[], Value]) -> Iterator[tuple[Value, Judge]]:
         """Every way in which the comparisons that `ask` makes can come out, with the judge that knows it."""
@@ -160,40 +158,98 @@ class Question:
     def worst(self, ask: Callable[[], Value]) -> Worst | None:
         """The highest value of what `ask` computes; None if no times allow it at all.
 
+        A step that waited for several concurrent ones is bounded by the last of them. Where the point found takes none
+        of them for the last, each is tried (branch and bound).
+
         Raises Unproved.
+        """
+        best: Worst | None = None
+        todo = [self]
+        while todo:
+            question = todo.pop()
+            if question.contradictory:
+                continue
+            for value, judge in question.paths(ask):
+                worst = question.bound(value, judge)
+                if worst is None or (best is not None and worst.upper <= best.upper):
+                    continue
+                unsettled = question.unsettled(worst.point)
+                if unsettled is None:
+                    best = worst
+                else:
+                    todo += question._each_last(*unsettled)
+                    break
+        return best
+
+    def unsettled(self, point: dict[Symbol, int]) -> tuple[Symbol, tuple[Symbol, ...], int] | None:
+        """A step that comes later than its delay after all that it waited for, at this point."""
+        if not self.leaf.choices:
+            return None
+        times = self.times(point)
+        if times is None:
+            return None
+        for start, causes, limit in self.leaf.choices:
+            if all(times[start] - times[cause] > limit for cause in causes):
+                return start, causes, limit
+        return None
+
+    def _each_last(self, start: Symbol, causes: tuple[Symbol, ...], limit: int) -> Iterator[Question]:
+        for last in causes:
+            question = Question(self.leaf)
+            question.nodes, question.added, question.distance = self.nodes, self.added, self.distance.copy()
+            for cause in causes:
+                if cause != last:
+                    question.ordered(cause, last)
+            question.ordered(last, start, limit)
+            yield question
+
+    def times(self, point: dict[Symbol, int]) -> dict[Symbol, int] | None:
+        """Whole times near `point` that satisfy every bound between times, for all of the order; None if there are none.
+
+        The closed bounds are exact for whole numbers: whatever is fixed first, the rest still has a place. Times that
+        the point does not have come as early as the others let them, in the order in which the steps were run.
         """
         if self.contradictory:
             return None
-        best: Worst | None = None
-        for value, judge in self.paths(ask):
-            worst = self.bound(value, judge)
-            if worst is not None and (best is None or worst.upper > best.upper):
-                best = worst
-        return best
+        names = {node: symbol for symbol, node in self.nodes.items()}
+        wished = sorted((n for n in names if names[n] in point), key=lambda n: point[names[n]])
+        d = self.distance
+        fixed, values = [ORIGIN], [0]
+        out: dict[Symbol, int] = {}
+        for node in [*wished, *(n for n in sorted(names) if names[n] not in point)]:
+            now = np.array(values, dtype=np.int64)
+            low = int((now - d[fixed, node]).max())
+            high = int((now + d[node, fixed]).min())
+            if low > high:
+                return None
+            out[names[node]] = value = min(max(point.get(names[node], low), low), high)
+            fixed.append(node)
+            values.append(value)
+        return out
 
     def bound(self, value: Value, judge: Judge, margin: int = 0) -> Worst | None:
         """The highest value of a form. margin: branch rows are kept that far from their edge."""
         branches = [b + margin if margin else b for b in (*self.leaf.branches, *judge.branches)]
         objective = Form({}, value) if type(value) is int else value
         assert type(objective) is Form
-        rows, box = self._program(judge, [*branches, *self.more], objective)
-        key = (objective.key(), tuple(sorted(row.key() for row in rows)), tuple(sorted(box.items())))
+        system = self._system(judge, branches, objective)
+        put = system.put(objective)
+        key = (put.key(), tuple(sorted(row.key() for row in system.rows)), tuple(sorted(system.box.items())))
         cache = self.leaf.cache
         if key not in cache:
-            cache[key] = self._solved(objective, rows, box)
+            cache[key] = self._solved(put, system)
         optimum = cache[key]
         if optimum is None:
             return None
-        return Worst(
-            optimum.upper, optimum.found, value, tuple(rows), box, optimum.point, rounding(objective, judge), judge
-        )
+        point = system.point(optimum.point)
+        return Worst(optimum.upper, optimum.found, value, point, rounding(objective, judge), judge, self)
 
-    def _solved(self, objective: Form, rows: list[Form], box: dict[Symbol, Interval]) -> Optimum | None:
+    def _solved(self, objective: Form, system: System) -> Optimum | None:
         try:
-            optimum = self.leaf.solver.maximum(objective, rows, box)
+            optimum = self.leaf.solver.maximum(objective, system.rows, system.box)
         except NoAnswer:
             raise Unproved from None
-        if optimum is None and not self.leaf.solver.impossible(rows, box):
+        if optimum is None and not self.leaf.solver.impossible(system.rows, system.box):
             raise Unproved
         return optimum
 
@@ -205,28 +261,13 @@ class Question:
             judge.box[name] = (0, self.leaf.run.bounds.horizon)
         return judge
 
-    def _program(
-        self, judge: Judge, branches: list[Form], objective: Form | None = None
-    ) -> tuple[list[Form], dict[Symbol, Interval]]:
-        run = self.leaf.run
-        forms = branches if objective is None else [*branches, objective]
-        needed = closure(judge, run.contracts, forms)
-        box = {s: judge.box[s] for s in needed}
-        rows: list[Form] = []
+    def _system(self, judge: Judge, branches: Sequence[Form], objective: Form | None = None) -> System:
+        contracts = self.leaf.run.contracts
+        needed = closure(judge, contracts, branches if objective is None else [*branches, objective])
         times = [s for s in needed if s in self.nodes]
-        index = [self.nodes[s] for s in times]
-        d = self.distance
-        for s, i in zip(times, index, strict=True):
-            box[s] = max(0, -int(d[ORIGIN, i])), min(box[s][1], int(d[i, ORIGIN]))
-        near = d[np.ix_(index, index)].tolist() if index else []
-        for a, x in enumerate(times):
-            for b, y in enumerate(times):
-                if a != b and near[a][b] < box[x][1] - box[y][0]:
-                    rows.append(Form({x: 1, y: -1}, -near[a][b]))
-        rows += defining(judge, needed)
-        rows += contract_rows(run, needed)
-        rows += [numerator(b) for b in branches]
-        return rows, box
+        index = [ORIGIN, *(self.nodes[s] for s in times)]
+        d = self.distance[np.ix_(index, index)].tolist()
+        return System.of(judge, contracts, branches, times, d, needed)
 
 
 def rounding(objective: Form, judge: Judge) -> Fraction:

@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from guestclock.arith.affine import Form, Symbol
-from guestclock.explore.leaf import Question
+from guestclock.explore.leaf import Question, Worst
 from guestclock.explore.run import Actor, Bounds, Build, Run
-from guestclock.explore.times import ORIGIN
 
 
 class Diverged(Exception):
@@ -34,6 +31,7 @@ class IntegerWorld:
     def __init__(self, build: Build, bounds: Bounds, schedule: Schedule) -> None:
         self.bounds, self.schedule = bounds, schedule
         self._waiting: dict[str, _Next] = {}
+        self._born: set[str] = set()
         self._sees: list[Callable[[int], None]] = []
         self._symbol: Symbol | None = None
         self._reads = 0
@@ -43,6 +41,15 @@ class IntegerWorld:
     @property
     def now_ps(self) -> int:
         return 0 if self._symbol is None else self.ps(self._last)
+
+    symbolic = False
+
+    def value(self, symbol: Symbol) -> int:
+        return self.schedule.values[symbol]
+
+    @property
+    def horizon_ns(self) -> int:
+        return self.bounds.horizon_ns
 
     @property
     def here(self) -> str:
@@ -70,9 +77,10 @@ class IntegerWorld:
 
     def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None:
         unique, k = name, 1
-        while unique in self._waiting:
+        while unique in self._born:
             k += 1
             unique = f"{name} #{k}"
+        self._born.add(unique)
         self._waiting[unique] = _Next(actor)
 
     def unknown(self, name: str, lo: int, hi: int) -> int:
@@ -82,6 +90,9 @@ class IntegerWorld:
 
     def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> int:
         return self.schedule.values[name]
+
+    def new_call(self) -> None:
+        """Times are given."""
 
     def after_step(self, see: Callable[[int], None]) -> None:
         self._sees.append(see)
@@ -137,27 +148,11 @@ class Done:
 
 
 def schedule(question: Question, point: dict[Symbol, int]) -> Schedule | None:
-    """Whole times near `point` that satisfy every bound between times, for all of the order; None if there are none.
-
-    The closed bounds are exact for whole numbers: whatever is fixed first, the rest still has a place.
-    """
+    """An integer run's times near `point`; None if the bounds leave none."""
     run: Run = question.leaf.run
-    d = question.distance
-    names: list[Symbol] = [""] * len(d)
-    for symbol, node in question.nodes.items():
-        names[node] = symbol
-    fixed = [ORIGIN]
-    value = np.zeros(len(d), dtype=np.int64)
-    wished = sorted((n for n in range(1, len(d)) if names[n] in point), key=lambda n: point[names[n]])
-    # Unwished times come as early as the others let them, in the order in which the steps were run.
-    for node in [*wished, *(n for n in range(1, len(d)) if names[n] not in point)]:
-        low = int(max(value[f] - d[f, node] for f in fixed))
-        high = int(min(value[f] + d[node, f] for f in fixed))
-        if low > high:
-            return None
-        value[node] = min(max(point.get(names[node], low), low), high)
-        fixed.append(node)
-    values = {names[n]: int(value[n]) for n in range(1, len(d))}
+    values = question.times(point)
+    if values is None or question.unsettled(values) is not None:
+        return None
     for name, (lo, hi) in run.unknowns.items():
         values[name] = min(max(point.get(name, lo), lo), hi)
     for name, rows in run.contracts.items():
@@ -209,8 +204,7 @@ Measure = Callable[[Any, dict[Symbol, int]], "int | None"]
 
 
 def confirm(
-    question: Question,
-    worst: Any,
+    worst: Worst,
     build: Build,
     measure: Measure,
     *,
@@ -222,6 +216,7 @@ def confirm(
     At a threshold the float vertex may stand on the wrong side: branch rows are tightened step by step, then times are
     moved by a few units, one at a time. enough: a value at which to stop.
     """
+    question = worst.question
     best: Confirmed | None = None
     enough = worst.found - 2 if enough is None else enough
     bounds = question.leaf.run.bounds

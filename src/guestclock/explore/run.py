@@ -25,7 +25,7 @@ class Bounds:
     """What is assumed of time, in units of the search (cycles of the first host's TSC).
 
     horizon: every event lies in 0..horizon. delay: an actor that can go on does so within this. delays: other delays
-    for single actors, by name. section: the reads of one step lie within this. ps: (num, den) of a unit, in ps.
+    for single actors, by name. calls: the delay is that of a whole call with all its steps, not of each step. section: the reads of one step lie within this. ps: (num, den) of a unit, in ps.
     """
 
     horizon: int
@@ -33,6 +33,12 @@ class Bounds:
     section: int
     delays: tuple[tuple[str, int], ...] = ()
     ps: tuple[int, int] = (1, 1)
+    calls: bool = False
+
+    @property
+    def horizon_ns(self) -> int:
+        num, den = self.ps
+        return -(-self.horizon * num // (den * 1000))
 
     def of(self, actor: str) -> int:
         return next((delay for name, delay in self.delays if name == actor), self.delay)
@@ -71,6 +77,14 @@ class World(Protocol):
         """The steps so far, each with name, label, start and end (symbols of times)."""
         ...
 
+    symbolic: bool
+
+    def value(self, symbol: Symbol) -> int:
+        """A symbol's value; in an integer run only."""
+        ...
+
+    @property
+    def horizon_ns(self) -> int: ...
     @property
     def latest(self) -> Symbol:
         """The time of the latest clock read, or of the step itself."""
@@ -88,6 +102,10 @@ class World(Protocol):
 
     def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> Any:
         """A reading that only bounds describe (a contract): rows of it, each at most 0."""
+        ...
+
+    def new_call(self) -> None:
+        """The actor whose step this is begins a call: with Bounds.calls its delay is counted anew from this step's end."""
         ...
 
     def after_step(self, see: Callable[[int], None]) -> None:
@@ -122,6 +140,7 @@ class Event:
     disabled: list[str] = field(default_factory=list)
     signature: int = -1
     times: list[Symbol] = field(default_factory=list)
+    after_last_of: tuple[tuple[Symbol, ...], int] = ((), 0)  # it begins so long after the last of these at the latest
 
     @property
     def name(self) -> str:
@@ -134,12 +153,14 @@ class Event:
 
 @dataclass(slots=True)
 class Refusal:
-    """A guard that let its actor not go on. asked: after which event; again: which event made it be asked anew, if any.
+    """A guard that did not let its actor carry out step n. asked: after which event; again: which event made it be asked
+    anew, if any.
 
     before: bit set of what it depends on: the writers of the cells that it read, and its actor's last event.
     """
 
     actor: str
+    n: int
     cells: frozenset[Cell]
     asked: int
     before: int
@@ -159,6 +180,7 @@ class _Waiting:
     cells: frozenset[Cell] = frozenset()
     beyond: bool = False  # what it waits for is not before the horizon
     refusal: Refusal | None = None
+    since: int = -1  # node from which the present call is bounded; -1: from the last step's end
 
 
 class Driver(Protocol):
@@ -298,6 +320,15 @@ class Run:
 
     # ---- what the model sees
 
+    symbolic = True
+
+    def value(self, symbol: Symbol) -> int:
+        raise TypeError(f"{symbol} has no value while orders are explored")
+
+    @property
+    def horizon_ns(self) -> int:
+        return self.bounds.horizon_ns
+
     @property
     def here(self) -> str:
         return self.current.name if self.current is not None else ""
@@ -336,7 +367,10 @@ class Run:
 
     def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None:
         unique, k = name, 1
-        while unique in self.waiting:
+        if self._recording is not None:
+            # Which of two of one name is the first is for all to see.
+            self._recording[1].add(("", f"spawn {name}"))
+        while unique in self.born:
             k += 1
             unique = f"{name} #{k}"
         last = -1 if self.current is None else self.current.number
@@ -356,6 +390,10 @@ class Run:
 
     def after_step(self, see: Callable[[int], None]) -> None:
         self._sees.append(see)
+
+    def new_call(self) -> None:
+        if self.current is not None and self.current.actor in self.waiting:
+            self.waiting[self.current.actor].since = -1
 
     # ---- footprints: the observer of guestclock.sim.state
 
@@ -410,7 +448,9 @@ class Run:
 
     def most_after(self, y: Symbol) -> dict[int, int]:
         """How far each time of the current event's past can be after time y."""
-        node = self.nodes[y]
+        return self.farthest_from(self.nodes[y])
+
+    def farthest_from(self, node: int) -> dict[int, int]:
         known = self._farthest.get(node)
         if known is None:
             known = self._farthest[node] = self.differences.farthest(node, self._past_nodes())
@@ -515,30 +555,38 @@ class Run:
         return event
 
     def _bound(self, event: Event, actor: _Waiting, until: Guard | None, delay_ps: Any) -> None:
-        """How late this step can be: within the delay of when its actor could go on."""
-        limit = self.bounds.of(event.actor)
-        node, since = self.nodes[event.start], ORIGIN
+        """How late this step can be: within the delay of when its actor could go on, or of when its call began."""
+        limit, at_most = self.bounds.of(event.actor), self.differences.at_most
+        node, last = self.nodes[event.start], ORIGIN
         if actor.last >= 0:
-            since = self.nodes[self.events[actor.last].end]
-        if until is None:
-            if delay_ps is not None:
-                units = self.units(delay_ps)
-                self.differences.at_most(since, node, -units)
-                most = self.units(delay_ps.most) if type(delay_ps) is Between else units
-                self.differences.at_most(node, since, most + limit)
-            else:
-                self.differences.at_most(node, since, limit)
+            last = self.nodes[self.events[actor.last].end]
+        since = actor.since if actor.since >= 0 and self.bounds.calls else last
+        if until is None and delay_ps is not None:
+            units = self.units(delay_ps)
+            at_most(last, node, -units)
+            at_most(node, last, limit + (self.units(delay_ps.most) if type(delay_ps) is Between else units))
+            since = -1
+        elif until is None:
+            at_most(node, since, limit)
         elif not actor.guard:
-            self.differences.at_most(since, node, -self.units(delay_ps))
+            at_most(last, node, -self.units(delay_ps))
+            since = -1
         else:
-            for number in bits(actor_causes := self._guard_causes(actor)):
+            causes = self._guard_causes(actor)
+            for number in bits(causes):
                 event.before |= 1 << number
                 event.past |= self.events[number].past | 1 << number
                 self._later(event.start, self.events[number].end)
-            latest = self._maximal(actor_causes | (1 << actor.last if actor.last >= 0 else 0))
-            if len(latest) == 1:
+            latest = self._maximal(causes | (1 << actor.last if actor.last >= 0 else 0))
+            if len(latest) != 1:
                 # Of several concurrent causes only the last one bounds, and which that is no single row can say.
-                self.differences.at_most(node, self.nodes[self.events[latest[0]].end], limit)
+                event.after_last_of = tuple(self.events[k].end for k in latest), limit
+                since = node
+            else:
+                if latest[0] != actor.last:
+                    since = self.nodes[self.events[latest[0]].end]
+                at_most(node, since, limit)
+        actor.since = since
 
     def _guard_causes(self, actor: _Waiting) -> int:
         causes = 0
@@ -583,7 +631,7 @@ class Run:
                 actor.refusal.again, actor.refusal = event.number, None
             if not self._can_go(actor):
                 before = self._guard_causes(actor) | 1 << actor.last
-                actor.refusal = Refusal(name, actor.cells, event.number, before)
+                actor.refusal = Refusal(name, actor.n + 1, actor.cells, event.number, before)
                 self.refusals.append(actor.refusal)
 
     def _signature(self, event: Event) -> int:

@@ -47,6 +47,7 @@ class Node:
     forks: list[Fork] = field(default_factory=list)
     forced: Any = None
     footprint: Footprint = NOTHING
+    asleep: set[str] = field(default_factory=set)  # whom a race wants to go first here, but who sleeps
 
 
 @dataclass(slots=True)
@@ -200,6 +201,7 @@ class Search:
             for event in run.events[self._fresh :]:
                 self._races(run, event)
             self._refused(run)
+            self._wakers(run)
             if dead:
                 for node in self.path:
                     node.backtrack += [name for name in node.enabled if name not in node.backtrack]
@@ -240,7 +242,7 @@ class Search:
         ]
         for i in direct:
             made_here = event.n == 1 and run.born[event.actor] == i
-            if events[i].actor != event.actor and not made_here and _refusal_at(run, event.actor, i) is None:
+            if events[i].actor != event.actor and not made_here and _refusal_at(run, event.actor, event.n, i) is None:
                 self._reverse(run, i, event)
 
     def _refused(self, run: Run) -> None:
@@ -249,16 +251,16 @@ class Search:
         A guard is no event, so no race shows that another order would have opened it earlier, or at all.
         """
         events = run.events
-        waits = [(r.actor, r.before, True) for r in run.refusals]
-        waits += [(e.actor, e.before, False) for e in events if e.guarded]
-        for name, before, refused in waits:
+        waits = [(r.actor, r.n, r.before, True) for r in run.refusals]
+        waits += [(e.actor, e.n, e.before, False) for e in events if e.guarded]
+        for name, n, before, refused in waits:
             past = before
             for k in bits(before):
                 past |= events[k].past
             for i in bits(before):
                 if events[i].actor == name or any(events[k].past >> i & 1 for k in bits(before)):
                     continue
-                waiting = _refusal_at(run, name, i)
+                waiting = _refusal_at(run, name, n, i)
                 if waiting is None and refused:
                     # It was not there yet, or could have gone on: whatever brings it there, before i.
                     self._try(run, i, past, name)
@@ -273,11 +275,9 @@ class Search:
         events, node = run.events, self.path[i]
         sequence = [k for k in bits(needed) if k > i and not events[k].past >> i & 1]
         initials = [events[k].actor for k in sequence if not any(events[k].past >> j & 1 for j in sequence)]
-        if name and name not in (events[k].actor for k in sequence):
+        if not sequence:
             initials.append(name)
-        initials = [q for q in dict.fromkeys(initials) if q in node.enabled]
-        if initials and not any(q in node.backtrack for q in initials):
-            node.backtrack.append(initials[0])
+        self._one_of(node, initials, name)
 
     def _reverse(self, run: Run, i: int, event: Event) -> None:
         """Makes the state before event i try an order in which `event` comes before it."""
@@ -290,16 +290,37 @@ class Search:
             if not events[k].past & inside:
                 initials.append(events[k].actor)
             inside |= 1 << k
-        initials = [name for name in dict.fromkeys(initials) if name in node.enabled]
-        if not initials or any(name in node.backtrack for name in initials):
+        self._one_of(node, initials, event.actor)
+
+    def _one_of(self, node: Node, initials: list[str], rather: str) -> None:
+        """Makes a state try one of those who can begin the wanted order."""
+        initials = [q for q in dict.fromkeys(initials) if q in node.enabled]
+        asleep = [q for q in initials if q in node.sleep]
+        if any(q in node.backtrack and q not in node.sleep for q in initials):
             return
-        node.backtrack.append(event.actor if event.actor in initials else initials[0])
+        if asleep:
+            node.asleep.update(asleep)
+        elif initials:
+            node.backtrack.append(rather if rather in initials else initials[0])
+
+    def _wakers(self, run: Run) -> None:
+        """A sleeper whose step would be another one after some event: that event must be tried before it.
+
+        What a step touches depends on what it reads. Where a race asks for a sleeper, the orders that begin with its
+        step as it would be now are known; those in which it comes later, and touches other things, are not.
+        """
+        events = run.events
+        for i, node in enumerate(self.path[: len(events)]):
+            for name in node.asleep:
+                for k in range(i + 1, len(events)):
+                    if not events[k].past >> i & 1 and not apart(events[k].footprint, node.sleep[name]):
+                        self._try(run, i, events[k].past | 1 << k, "")
 
 
-def _refusal_at(run: Run, name: str, i: int) -> Refusal | None:
-    """The guard's answer for which `name` had to wait just before event i."""
+def _refusal_at(run: Run, name: str, n: int, i: int) -> Refusal | None:
+    """The guard's answer for which `name` could not carry out its step n just before event i."""
     for r in run.refusals:
-        if r.actor == name and r.asked < i and (r.again is None or r.again >= i):
+        if r.actor == name and r.n == n and r.asked < i and (r.again is None or r.again >= i):
             return r
     return None
 

@@ -1,22 +1,68 @@
-"""What a linear program needs to know of one order: rows and boxes, projected on the symbols that matter."""
+"""A linear program of one order, in coordinates in which no float has to tell 10 us from 10 minutes.
+
+Times are 10^12 units from the origin and microseconds from each other; a solver's tolerance of 10^-7 of a column then
+hides whole kernel sections. So a time is written as its nearest relative's plus a gap, whose column is as wide as the
+gap can be, and floor(a / n) as (a - r) / n with a remainder 0..n-1. Both are exact.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from guestclock.arith.affine import Form, Symbol
+from guestclock.arith.affine import Form, Symbol, Value, numerator
 from guestclock.explore.judge import Interval, Judge
 from guestclock.explore.run import Run, bits
-from guestclock.explore.times import Impossible
+from guestclock.explore.times import FAR, ORIGIN, Impossible
+
+Rows = tuple[Form, ...]
 
 
 @dataclass(slots=True)
 class System:
-    """rows: whole-numbered forms, each at most 0. box: the interval of every symbol in them."""
+    """rows: whole-numbered forms over gaps, remainders and values from outside, each at most 0. box: their intervals.
 
-    rows: list[Form]
-    box: dict[Symbol, Interval]
+    written: each symbol of the order as a form over those.
+    """
+
+    rows: list[Form] = field(default_factory=list)
+    box: dict[Symbol, Interval] = field(default_factory=dict)
+    written: dict[Symbol, Value] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        judge: Judge,
+        contracts: Mapping[Symbol, Sequence[Form]],
+        branches: Sequence[Form],
+        times: Sequence[Symbol],
+        d: Sequence[Sequence[int]],
+        needed: Sequence[Symbol],
+    ) -> System:
+        """d[i][j]: the most that times[i - 1] can be after
+        times[j - 1]; index 0 is the origin. needed: all symbols that the rows and what will be put in depend on.
+        """
+        system = cls()
+        system._gaps(times, d)
+        for symbol in needed:
+            if symbol not in system.written and symbol not in judge.floors:
+                system.written[symbol] = Form.of(symbol)
+                system.box[symbol] = judge.box[symbol]
+        floors = sorted((s for s in needed if s in judge.floors), key=lambda s: int(s[1:]))
+        for symbol in floors:
+            # An inner floor was named before the one around it.
+            argument, n = judge.floors[symbol]
+            rest = f"r{symbol}"
+            system.box[rest] = 0, n - 1
+            whole = system.put(argument) - Form.of(rest)
+            system.written[symbol] = Form(whole.terms, whole.const, whole.den * n)
+        system._monotone(judge, floors)
+        for symbol in needed:
+            for row in contracts.get(symbol, ()):
+                system._add(row)
+        for row in branches:
+            system._add(row)
+        return system
 
     @classmethod
     def of_past(cls, run: Run, more: Sequence[Form]) -> System | None:
@@ -26,19 +72,97 @@ class System:
         branches = [*event.branches, *(b for k in bits(event.past) for b in run.events[k].branches), *more]
         needed = closure(run.judge, run.contracts, branches)
         times = [s for s in needed if s in run.nodes]
+        nodes = [ORIGIN, *(run.nodes[s] for s in times)]
         try:
-            # From the origin too, so that bounds which contradict each other are met even without any time in the rows.
-            rows = pairwise(times, lambda y: run.most_after(y), run.nodes)
+            far = [run.farthest_from(node) for node in nodes]
         except Impossible:
             return None
-        return cls([*rows, *defining(run.judge, needed), *contract_rows(run, needed), *branches], _boxes(run.judge, needed))
+        horizon = run.bounds.horizon
+        d = [[0 if x == y else _from(far, i, j, x, y, horizon) for j, y in enumerate(nodes)] for i, x in enumerate(nodes)]
+        return cls.of(run.judge, run.contracts, branches, times, d, needed)
+
+    def put(self, form: Form) -> Form:
+        """A form of the order in the new coordinates."""
+        out: Value = Form({}, form.const)
+        for symbol, c in form.terms.items():
+            out = out + self.written[symbol] * c
+        whole = out if type(out) is Form else Form({}, out)  # type: ignore[arg-type]
+        assert type(whole) is Form
+        return Form(whole.terms, whole.const, whole.den * form.den)
+
+    def point(self, columns: Mapping[Symbol, int]) -> dict[Symbol, int]:
+        """Times and values from outside at a point of the new coordinates; what the program does not mention is least."""
+        values = {s: columns.get(s, lo if lo > 0 else min(0, hi)) for s, (lo, hi) in self.box.items()}
+        out = {}
+        for symbol, form in self.written.items():
+            if type(form) is int:
+                out[symbol] = form
+            elif type(form) is Form and form.den == 1:
+                out[symbol] = form.at(values)
+        return out
+
+    def _add(self, row: Form) -> None:
+        new = numerator(self.put(row))
+        self.rows.append(new)
+
+    def _gaps(self, times: Sequence[Symbol], d: Sequence[Sequence[int]]) -> None:
+        """A tree over the times, from the origin, along the differences that are known best (Prim)."""
+        k = len(times)
+        written: list[Value] = [0] * (k + 1)
+        inside = [0]
+        best = {i: (d[i][0] + d[0][i], 0) for i in range(1, k + 1)}
+        while best:
+            i = min(best, key=lambda n: (best[n][0], n))
+            _, parent = best.pop(i)
+            lo, hi = -d[parent][i], d[i][parent]
+            if lo == hi:
+                written[i] = written[parent] + lo
+            else:
+                gap = f"g{times[i - 1]}"
+                self.box[gap] = lo, hi
+                written[i] = written[parent] + Form.of(gap)
+            inside.append(i)
+            for n in best:
+                width = d[n][i] + d[i][n]
+                if width < best[n][0]:
+                    best[n] = width, i
+        for i, symbol in enumerate(times, 1):
+            self.written[symbol] = written[i]
+        for i in range(k + 1):
+            for j in range(k + 1):
+                if i != j and d[i][j] < FAR:
+                    apart: Value = written[i] - written[j] - d[i][j]
+                    if type(apart) is Form and self._most(apart) > 0:
+                        self.rows.append(apart)
+
+    def _most(self, form: Form) -> int:
+        total = form.const
+        for symbol, c in form.terms.items():
+            lo, hi = self.box[symbol]
+            total += c * (hi if c > 0 else lo)
+        return total
+
+    def _monotone(self, judge: Judge, floors: Sequence[Symbol]) -> None:
+        """No floor falls where its argument grows, and what grows by whole steps grows the floor by as many."""
+        for i, x in enumerate(floors):
+            for y in floors[:i]:
+                if judge.floors[x][1] == judge.floors[y][1]:
+                    lo, hi = judge.difference(x, y)
+                    if lo is not None and (lo >= 0 or lo == hi):
+                        self._add(Form({y: 1, x: -1}, lo))
+                    if hi is not None and (hi <= 0 or lo == hi):
+                        self._add(Form({x: 1, y: -1}, -hi))
 
 
-def contract_rows(run: Run, needed: Iterable[Symbol]) -> list[Form]:
-    return [row for s in needed for row in run.contracts.get(s, ())]
+def _from(far: Sequence[Mapping[int, int]], i: int, j: int, x: int, y: int, horizon: int) -> int:
+    """The most that node x can be after node y."""
+    most = far[j].get(x, FAR)
+    if x == ORIGIN:
+        return min(most, 0)
+    return min(most, horizon)
 
 
-def closure(judge: Judge, contracts: dict[Symbol, list[Form]], forms: Iterable[Form]) -> list[Symbol]:
+def closure(judge: Judge, contracts: Mapping[Symbol, Sequence[Form]], forms: Iterable[Form]) -> list[Symbol]:
     """All symbols of the forms, of the arguments of their floors, and of the rows of their contracts."""
     found: dict[Symbol, None] = {}
     todo = [s for form in forms for s in form.terms]
@@ -52,38 +176,3 @@ def closure(judge: Judge, contracts: dict[Symbol, list[Form]], forms: Iterable[F
         for row in contracts.get(symbol, ()):
             todo += row.terms
     return sorted(found)
-
-
-def pairwise(times, most_after, nodes) -> list[Form]:  # type: ignore[no-untyped-def]
-    rows = []
-    for y in times:
-        far = most_after(y)
-        for x in times:
-            if x != y:
-                c = far.get(nodes[x])
-                if c is not None:
-                    rows.append(Form({x: 1, y: -1}, -c))
-    return rows
-
-
-def defining(judge: Judge, needed: Iterable[Symbol]) -> list[Form]:
-    """q = floor(a / n) as n*q <= a <= n*q + n-1; and no floor falls where its argument grows."""
-    rows: list[Form] = []
-    floors = [s for s in needed if s in judge.floors]
-    for symbol in floors:
-        argument, n = judge.floors[symbol]
-        below: Form = Form({symbol: n}) - argument
-        rows += [below, -below - (n - 1)]
-    for i, x in enumerate(floors):
-        for y in floors[:i]:
-            if judge.floors[x][1] == judge.floors[y][1]:
-                lo, hi = judge.difference(x, y)
-                if lo is not None and lo >= 0:
-                    rows.append(Form({y: 1, x: -1}, lo))
-                if hi is not None and hi <= 0:
-                    rows.append(Form({x: 1, y: -1}, -hi))
-    return rows
-
-
-def _boxes(judge: Judge, needed: Iterable[Symbol]) -> dict[Symbol, Interval]:
-    return {s: judge.box[s] for s in needed}

@@ -1,0 +1,106 @@
+"""Worlds of the KVM model for the tests of the engine: vCPUs restored by TSC value, and a vCPU that is plugged in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from guestclock.abi.msr import MSR_IA32_TSC
+from guestclock.explore.leaf import Impossible, Leaf
+from guestclock.explore.run import Bounds, Run, World
+from guestclock.explore.search import Search, Tally
+from guestclock.guest.pvclock import kvmclock_ns
+from guestclock.kvm.api import Host, serve
+from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model.host import KvmOptions
+from guestclock.machine import HostSpec, Machine
+
+KHZ = 2_596_122
+Recipe = Callable[[], Coroutine[Any, Any, None]]
+
+
+def cycles(seconds: float) -> int:
+    return int(seconds * KHZ * 1000)
+
+
+def bounds(delay_s: float, horizon_s: float = 100) -> Bounds:
+    return Bounds(horizon=cycles(horizon_s), delay=cycles(delay_s), section=cycles(10e-6), ps=(10**9, KHZ))
+
+
+class Window(NamedTuple):
+    """A stretch in which nothing changes that a vCPU reads. close None: to the end."""
+
+    vcpu: int
+    open: Any
+    close: Any
+    offset: Any
+    page: Any
+
+
+@dataclass
+class Kvm:
+    """A model of one VM, with the windows of its vCPUs."""
+
+    model: ModelKvm
+    windows: list[Window] = field(default_factory=list)
+    opened: dict[int, Window] = field(default_factory=dict)
+
+    def see(self, event: Any) -> None:
+        for vcpu in self.model.vms[0].vcpus if self.model.vms else ():
+            i = vcpu.index
+            if vcpu.in_guest and i not in self.opened:
+                page = vcpu.pv_time.copy() if vcpu.pv_time else None
+                self.opened[i] = Window(i, event.end, None, vcpu.tsc_offset, page)
+            elif not vcpu.in_guest and i in self.opened:
+                self.windows.append(self.opened.pop(i)._replace(close=event.start))
+
+    def readable(self) -> list[Window]:
+        """Those with a page that is good across vCPUs."""
+        every = [*self.windows, *self.opened.values()]
+        return [w for w in every if w.page is not None and w.page.version and w.page.flags & 1]
+
+    def offsets(self) -> list[Any]:
+        return [v.l1_tsc_offset for v in self.model.vms[0].vcpus]
+
+    def reading(self, window: Window, ps: Any) -> Any:
+        """kvmclock, ns, as read in a window at a true time."""
+        tsc = (self.model.host.machine.counter.at(ps) + window.offset).wrap_u64
+        return kvmclock_ns(window.page, tsc())
+
+
+def kvm_world(recipe: Recipe, kernel: str) -> Callable[[World], Kvm]:
+    def build(world: World) -> Kvm:
+        machine = Machine(world, HostSpec(tsc_khz=KHZ))  # type: ignore[arg-type]
+        machine._ticks = lambda ps: None  # type: ignore[method-assign,assignment]
+        model = ModelKvm(machine, lookup(kernel), world, None, KvmOptions(kvmclock_periodic_sync=False))  # type: ignore[arg-type]
+        model.host.mutex_patience_ps = None
+        model.host.timer_delay_ps = lambda ns: ns * 1000
+        kvm = Kvm(model)
+        world.spawn("VMM", serve(recipe(), model.execute))
+        world.after_step(lambda number: kvm.see(world.events[number]))
+        return kvm
+
+    return build
+
+
+async def by_value() -> None:
+    """Two vCPUs get the same TSC value, one after the other."""
+    vm = await Host().create_vm()
+    vcpus = [await vm.create_vcpu(), await vm.create_vcpu()]
+    for vcpu in vcpus:
+        await vcpu.set_msr(MSR_IA32_TSC, 100 * KHZ * 1000)
+
+
+async def hotplug() -> None:
+    """A vCPU has run; another is created and started."""
+    vm = await Host().create_vm()
+    first = await vm.create_vcpu()
+    await first.enable_kvmclock()
+    await first.run()
+    await first.run()
+    await first.start()
+    second = await vm.create_vcpu()
+    await second.enable_kvmclock()
+    await second.start()
