@@ -30,6 +30,7 @@ class Pending:
     n: int = 0
     due: int | None = None
     latest: int | None = None
+    least: int = 0  # of `since`, whatever is drawn: by its own timers
 
 
 @dataclass(slots=True)
@@ -155,8 +156,8 @@ class IntegerWorld:
         elif pending.due is not None:
             return
         elif units is not None:
-            if units > bounds.horizon:
-                return
+            if pending.least + units > bounds.horizon:
+                return  # never: it is over before
             earliest, latest = pending.since + units, pending.since + units + limit
         else:
             earliest, latest = pending.since, pending.since + limit
@@ -174,10 +175,13 @@ class IntegerWorld:
             raise OutOfBounds
         pending.n += 1
         self.now = at
+        label, until, delay_ps = pending.point
+        if until is None and delay_ps is not None:
+            pending.least += -(-delay_ps * self.bounds.ps[1] // self.bounds.ps[0])
         others = [p.latest for other, p in self._pending.items() if other != name and p.latest is not None]
         # Nobody else's step becomes too late by how long this one takes.
         self._section_ends = max(at, min([at + self.bounds.section, self.bounds.horizon, *others]))
-        event = self._current = Happened(f"{name}.{pending.n}", name, pending.point[0], at, at)
+        event = self._current = Happened(f"{name}.{pending.n}", name, label, at, at)
         try:
             pending.point = pending.actor.send(None)
         except StopIteration:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from guestclock.abi.msr import MSR_IA32_TSC
+from guestclock.arith import u64
 from guestclock.explore.leaf import Impossible, Leaf
 from guestclock.explore.run import Bounds, Run, World
 from guestclock.explore.search import Search, Tally
@@ -66,8 +67,7 @@ class Kvm:
 
     def reading(self, window: Window, ps: Any) -> Any:
         """kvmclock, ns, as read in a window at a true time."""
-        tsc = (self.model.host.machine.counter.at(ps) + window.offset).wrap_u64
-        return kvmclock_ns(window.page, tsc())
+        return kvmclock_ns(window.page, u64(self.model.host.machine.counter.at(ps) + window.offset))
 
 
 def kvm_world(recipe: Recipe, kernel: str) -> Callable[[World], Kvm]:
@@ -104,3 +104,42 @@ async def hotplug() -> None:
     second = await vm.create_vcpu()
     await second.enable_kvmclock()
     await second.start()
+
+
+def offsets_apart(kvm: Kvm) -> Any:
+    """How far vCPU 1's guest TSC is behind vCPU 0's, cycles."""
+    offsets = kvm.offsets()
+    return offsets[0] - offsets[1] if len(offsets) == 2 else None
+
+
+def worst_step_back(recipe: Recipe, kernel: str, limits: Bounds) -> tuple[Fraction, Tally]:
+    """The most, in ns, by which kvmclock on one vCPU can be behind what the other vCPU showed before: proved."""
+    search = Search(kvm_world(recipe, kernel), limits)
+    cache: dict[Any, Any] = {}
+    worst: list[Fraction] = []
+
+    def leaf(run: Run) -> None:
+        try:
+            order = Leaf(run, search.solver, cache)
+        except Impossible:
+            return
+        kvm: Kvm = run.world
+        windows = kvm.readable()
+        for a in windows:
+            for b in windows:
+                if a.vcpu == b.vcpu:
+                    continue
+                question = order.question()
+                first = question.instant("first", after=[a.open], before=[a.close] if a.close else [])
+                then = question.instant("then", after=[b.open], before=[b.close] if b.close else [])
+                question.ordered("first", "then")
+                if question.contradictory:
+                    continue
+                found = question.worst(
+                    lambda a=a, b=b, first=first, then=then: kvm.reading(a, run.ps_of(first)) - kvm.reading(b, run.ps_of(then))
+                )
+                if found is not None:
+                    worst.append(found.upper)
+
+    tally = search.run(leaf)
+    return max(worst), tally

@@ -17,7 +17,7 @@ from guestclock.errors import UserError
 from guestclock.explore import leaf as leaves
 from guestclock.explore.leaf import Leaf, Unproved, Worst
 from guestclock.explore.replay import Confirmed, confirm
-from guestclock.explore.run import Run
+from guestclock.explore.run import Run, bits
 from guestclock.explore.search import Search, Stop, Tally, Trail
 from guestclock.explore.times import Impossible
 
@@ -91,6 +91,7 @@ class Checker:
         self.empty = self.unfinished = 0
         self._programs: dict[Any, Any] = {}
         self._parts: dict[Any, Fraction | None] = {}
+        self._leaves: dict[frozenset[int], Leaf] = {}
 
     def look(self, run: Run) -> None:
         """Judges one complete order."""
@@ -131,18 +132,24 @@ class Checker:
         key = (name, ask.sense, ask.unit, tuple(run.events[n].signature for n in ask.events), len(ask.instants), ask.id)
         try:
             if key not in self._parts:
-                part = Leaf(run, self.search.solver, self._programs, events)
-                at_worst = put(part, ask).worst(lambda: ask.value(Form.of))
+                at_worst = put(self._part(run, events), ask).worst(lambda: ask.value(Form.of), ask.tolerance)
                 self._parts[key] = None if at_worst is None else at_worst.upper - at_worst.rounding - ask.tolerance
             most = self._parts[key]
             if most is None or (known is not None and most <= known.excess):
                 return None
-            return put(whole, ask).worst(lambda: ask.value(Form.of))
+            return put(whole, ask).worst(lambda: ask.value(Form.of), ask.tolerance)
         except Impossible:
             return None
         except Unproved:
             self.unproved.add(name)
             return None
+
+    def _part(self, run: Run, events: int) -> Leaf:
+        """Those steps of an order, as any order that has them knows them."""
+        key = frozenset(run.events[n].signature for n in bits(events))
+        if key not in self._leaves:
+            self._leaves[key] = Leaf(run, self.search.solver, self._programs, events)
+        return self._leaves[key]
 
     def verdicts(self) -> Iterator[Verdict]:
         """After the search: each property's, violations confirmed on integers."""

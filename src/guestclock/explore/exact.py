@@ -23,6 +23,9 @@ _POINT_BITS = 40
 _ROUNDS = 5
 _CLOSE = Fraction(1, 64)
 _FAR = 1e15
+_CLOSE_GAP = Fraction(1, 256)
+_LARGEST_BASIS = 40
+_ELASTIC = "+z"
 
 # (bits by which columns stay wider than 1, presolve): HiGHS answers "unknown" on some tiny programs, never on all of these.
 _LADDER = ((0, "off"), (0, "on"), (10, "on"), (20, "off"), (40, "on"))
@@ -100,10 +103,10 @@ class Solver:
         elastic = _Program(rows, box, None, elastic=True)
         for spare, presolve in _LADDER:
             if self._solve(elastic.scaled(spare), presolve) == highspy.HighsModelStatus.kOptimal:
-                if elastic.contradiction(self._duals(elastic)):
+                exact = elastic.duals_of_basis(None, self._highs.getBasis())
+                if elastic.contradiction(self._duals(elastic)) or (exact and elastic.contradiction(exact)):
                     self.count.proofs += 1
                     return True
-                break
         self.count.unproved += 1
         return False
 
@@ -132,6 +135,10 @@ class Solver:
         """
         point = program.exact_point(self._highs.getSolution().col_value)
         upper = program.proved_upper(objective, self._duals(program))
+        if upper - program.value(objective, point) > _CLOSE_GAP:
+            exact = program.duals_of_basis(objective, self._highs.getBasis())
+            if exact is not None:
+                upper = min(upper, program.proved_upper(objective, exact))
         short = program.shortfall(point)
         for _ in range(_ROUNDS):
             if short <= _CLOSE:
@@ -147,11 +154,32 @@ class Solver:
                 break
             point, short = moved, missed
             upper = min(upper, program.proved_upper(objective, self._duals(program)))
+            if upper - program.value(objective, point) > _CLOSE_GAP:
+                exact = program.duals_of_basis(objective, self._highs.getBasis())
+                if exact is not None:
+                    upper = min(upper, program.proved_upper(objective, exact))
             self.count.refined += 1
         found = program.value(objective, point)
         if abs(upper - found) > max(Fraction(1, 100), abs(found) / 10**9):
             self.count.loose += 1
         return Optimum(upper, float(found), program.rounded(point))
+
+
+def _solved(rows: list[list[Fraction]]) -> list[Fraction] | None:
+    """The solution of a square system, its right-hand sides in the last column; None if it has not exactly one."""
+    n = len(rows)
+    for k in range(n):
+        pivot = next((i for i in range(k, n) if rows[i][k]), None)
+        if pivot is None:
+            return None
+        rows[k], rows[pivot] = rows[pivot], rows[k]
+        lead = rows[k][k]
+        rows[k] = [x / lead for x in rows[k]]
+        for i in range(n):
+            factor = rows[i][k]
+            if i != k and factor:
+                rows[i] = [x - factor * y for x, y in zip(rows[i], rows[k], strict=True)]
+    return [row[n] for row in rows]
 
 
 class _Program:
@@ -282,6 +310,30 @@ class _Program:
         matrix.start_, matrix.index_ = np.array(start), np.array(index, dtype=np.int32)
         matrix.value_ = np.array(value, dtype=float)
         return lp, unit
+
+    def duals_of_basis(self, objective: Form | None, basis: highspy.HighsBasis) -> list[int] | None:
+        """The duals that make every basic column's cost vanish, solved in fractions; None if the basis is singular."""
+        basic = highspy.HighsBasisStatus.kBasic
+        columns = [s for s, status in zip([*self.names, _ELASTIC], basis.col_status, strict=False) if status == basic]
+        active = [i for i, status in enumerate(basis.row_status) if status != basic]
+        if len(columns) != len(active) or len(columns) > _LARGEST_BASIS:
+            return None
+        costs = {_ELASTIC: Fraction(-1)}
+        if objective is not None:
+            costs = {s: Fraction(c, objective.den) for s, c in objective.terms.items()}
+
+        def entry(i: int, symbol: Symbol) -> Fraction:
+            return Fraction(-self.row_scale[i]) if symbol == _ELASTIC else Fraction(self.rows[i].terms.get(symbol, 0))
+
+        rows = [[entry(i, s) for i in active] + [costs.get(s, Fraction(0))] for s in columns]
+        solved = _solved(rows)
+        if solved is None:
+            return None
+        duals = [0] * len(self.rows)
+        for i, y in zip(active, solved, strict=True):
+            if y > 0:
+                duals[i] = (y.numerator << _DUAL_BITS) // y.denominator
+        return duals
 
     def proved_upper(self, objective: Form, duals: list[int]) -> Fraction:
         """objective - sum of dual * row is at least the objective wherever the rows hold; its maximum over the box."""

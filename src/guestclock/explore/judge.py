@@ -6,7 +6,7 @@ last from a fork: every outcome that cannot be proved impossible becomes a run o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from guestclock.arith.affine import Form, Symbol, Value, numerator, primitive
@@ -61,6 +61,16 @@ class Judge:
         self._exact = False
         self._places: dict[Symbol, int] = {}
 
+    def of_events(self, events: Iterable[Any]) -> Judge:
+        """What is known from these steps alone."""
+        judge = Judge(self.context, self.names)
+        judge.box, judge.floors = self.box, self.floors
+        for event in events:
+            for what, *told in event.lessons:
+                if what == "settle":
+                    judge.settle(*told)
+        return judge
+
     # ---- bounds
 
     def narrowest(self, form: Form) -> Interval:
@@ -73,16 +83,7 @@ class Judge:
 
     def bounds(self, form: Form) -> Interval:
         """Whole numbers between which the form's value times its denominator lies."""
-        lo = hi = form.const
-        box = self.box
-        for symbol, c in form.terms.items():
-            low, high = box[symbol]
-            if c > 0:
-                lo += c * low
-                hi += c * high
-            else:
-                lo += c * high
-                hi += c * low
+        lo, hi = self._interval(form)
         key, g = primitive(form)
         fact = self.facts.get(key)
         if fact is not None:
@@ -227,8 +228,18 @@ class Judge:
             return out + lo // whole
         name = self.names.name((whole, argument.key()))
         if name not in self.floors:
+            # By what its symbols can be at all: whoever meets it next may know less of the order than this step does.
+            lo, hi = self._interval(argument)
             self.name_floor(name, argument, whole, (lo // whole, hi // whole))
         return Form.of(name) + out
+
+    def _interval(self, form: Form) -> Interval:
+        lo = hi = form.const
+        for symbol, c in form.terms.items():
+            low, high = self.box[symbol]
+            lo += c * (low if c > 0 else high)
+            hi += c * (high if c > 0 else low)
+        return lo, hi
 
     def name_floor(self, name: Symbol, argument: Form, whole: int, box: Interval) -> None:
         self.floors[name] = argument, whole

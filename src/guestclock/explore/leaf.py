@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guestclock.arith.affine import Form, Symbol, Value, judged_by
+from guestclock.arith.affine import Form, Symbol, Value, judged_by, numerator
 from guestclock.explore.exact import NoAnswer, Optimum, Solver
 from guestclock.explore.judge import Judge, Outcome
 from guestclock.explore.run import Run, bits
@@ -52,6 +52,7 @@ class Leaf:
         self.nodes = {symbol: i for i, symbol in enumerate(symbols, 1)}
         self.distance = run.differences.closed([ORIGIN, *(run.nodes[s] for s in symbols)])
         self.branches = [b for event in part for b in event.branches]
+        self.judge = run.judge.of_events(part)
         self.choices = [(event.start, *event.after_last_of) for event in part if event.after_last_of[0]]
 
     def question(self) -> Question:
@@ -70,12 +71,13 @@ class Question:
         self.nodes: dict[Symbol, int] = leaf.nodes
         self.distance: NDArray[np.int64] = leaf.distance
         self.added: list[Symbol] = []
+        self.places: dict[Symbol, int] = {}
         self._labels: list[Any] = []
         self._open: list[tuple[int, list[Any]]] = []
         self._asked = 0
         self.judge: Judge = Judge(self, leaf.run.judge.names)
 
-    def instant(self, name: Symbol, *, after: Iterable[Symbol] = (), before: Iterable[Symbol] = ()) -> Form:
+    def instant(self, name: Symbol, *, after: Sequence[Symbol] = (), before: Sequence[Symbol] = ()) -> Form:
         """A further instant, in units of time."""
         n = len(self.distance)
         wider = np.full((n + 1, n + 1), FAR, dtype=np.int64)
@@ -86,6 +88,7 @@ class Question:
         self.distance = wider
         self.nodes = {**self.nodes, name: n}
         self.added.append(name)
+        self.places[name] = max((self.place(symbol) for symbol in after), default=n)
         for symbol in after:
             self.ordered(symbol, name)
         for symbol in before:
@@ -119,7 +122,7 @@ class Question:
         return None if most >= FAR else most
 
     def place(self, symbol: Symbol) -> int:
-        return self.nodes.get(symbol, -1)
+        return self.places.get(symbol, self.nodes.get(symbol, -1))
 
     def fork(self, outcomes: Sequence[Outcome]) -> Any:
         if self._asked < len(self._labels):
@@ -155,11 +158,11 @@ class Question:
             position, rest = self._open[-1]
             self._labels[position:] = [rest.pop(0)]
 
-    def worst(self, ask: Callable[[], Value]) -> Worst | None:
+    def worst(self, ask: Callable[[], Value], enough: int | None = None) -> Worst | None:
         """The highest value of what `ask` computes; None if no times allow it at all.
 
         A step that waited for several concurrent ones is bounded by the last of them. Where the point found takes none
-        of them for the last, each is tried (branch and bound).
+        of them for the last, each is tried (branch and bound). enough: a bound that need not be made any better.
 
         Raises Unproved.
         """
@@ -170,10 +173,11 @@ class Question:
             if question.contradictory:
                 continue
             for value, judge in question.paths(ask):
-                worst = question.bound(value, judge)
+                worst = question._by_intervals(value, judge, enough) or question.bound(value, judge)
                 if worst is None or (best is not None and worst.upper <= best.upper):
                     continue
-                unsettled = question.unsettled(worst.point)
+                good = enough is not None and worst.upper - worst.rounding <= enough
+                unsettled = None if good else question.unsettled(worst.point)
                 if unsettled is None:
                     best = worst
                 else:
@@ -181,11 +185,22 @@ class Question:
                     break
         return best
 
+    def _by_intervals(self, value: Value, judge: Judge, enough: int | None) -> Worst | None:
+        """The bound that intervals and order prove, where it is good enough: whole numbers are their own certificate."""
+        if type(value) is int:
+            return Worst(Fraction(value), float(value), value, {}, Fraction(0), judge, self)
+        assert type(value) is Form
+        if enough is None:
+            return None
+        most = Fraction(judge.narrowest(numerator(value))[1], value.den)
+        allowed = rounding(value, judge)
+        return Worst(most, float(most), value, {}, allowed, judge, self) if most - allowed <= enough else None
+
     def unsettled(self, point: dict[Symbol, int]) -> tuple[Symbol, tuple[Symbol, ...], int] | None:
         """A step that comes later than its delay after all that it waited for, at this point."""
         if not self.leaf.choices:
             return None
-        times = self.times(point)
+        times = self.times(point, [s for start, causes, _ in self.leaf.choices for s in (start, *causes)])
         if times is None:
             return None
         for start, causes, limit in self.leaf.choices:
@@ -196,35 +211,37 @@ class Question:
     def _each_last(self, start: Symbol, causes: tuple[Symbol, ...], limit: int) -> Iterator[Question]:
         for last in causes:
             question = Question(self.leaf)
-            question.nodes, question.added, question.distance = self.nodes, self.added, self.distance.copy()
+            question.nodes, question.added, question.places = self.nodes, self.added, self.places
+            question.distance = self.distance.copy()
             for cause in causes:
                 if cause != last:
                     question.ordered(cause, last)
             question.ordered(last, start, limit)
             yield question
 
-    def times(self, point: dict[Symbol, int]) -> dict[Symbol, int] | None:
-        """Whole times near `point` that satisfy every bound between times, for all of the order; None if there are none.
+    def times(self, point: dict[Symbol, int], of: Iterable[Symbol] | None = None) -> dict[Symbol, int] | None:
+        """Whole times near `point` that satisfy every bound between times, for all of the order (or `of` it and the
+        point's own); None if there are none.
 
         The closed bounds are exact for whole numbers: whatever is fixed first, the rest still has a place. Times that
         the point does not have come as early as the others let them, in the order in which the steps were run.
         """
         if self.contradictory:
             return None
-        names = {node: symbol for symbol, node in self.nodes.items()}
-        wished = sorted((n for n in names if names[n] in point), key=lambda n: point[names[n]])
-        d = self.distance
-        fixed, values = [ORIGIN], [0]
+        d, nodes = self.distance, self.nodes
+        low = np.maximum(-d[ORIGIN, :], 0)
+        high = d[:, ORIGIN].copy()
         out: dict[Symbol, int] = {}
-        for node in [*wished, *(n for n in sorted(names) if names[n] not in point)]:
-            now = np.array(values, dtype=np.int64)
-            low = int((now - d[fixed, node]).max())
-            high = int((now + d[node, fixed]).min())
-            if low > high:
+        rest = nodes if of is None else {s: nodes[s] for s in of}
+        wished = sorted((s for s in point if s in nodes), key=lambda s: (point[s], nodes[s]))
+        for symbol in [*wished, *(s for s in sorted(rest, key=nodes.__getitem__) if s not in point)]:
+            node = nodes[symbol]
+            least, most = int(low[node]), int(high[node])
+            if least > most:
                 return None
-            out[names[node]] = value = min(max(point.get(names[node], low), low), high)
-            fixed.append(node)
-            values.append(value)
+            out[symbol] = value = min(max(point.get(symbol, least), least), most)
+            np.maximum(low, value - d[node, :], out=low)
+            np.minimum(high, value + d[:, node], out=high)
         return out
 
     def bound(self, value: Value, judge: Judge, margin: int = 0) -> Worst | None:
@@ -242,7 +259,10 @@ class Question:
         if optimum is None:
             return None
         point = system.point(optimum.point)
-        return Worst(optimum.upper, optimum.found, value, point, rounding(objective, judge), judge, self)
+        upper = optimum.upper
+        if objective.terms:
+            upper = min(upper, Fraction(judge.narrowest(numerator(objective))[1], objective.den))
+        return Worst(upper, optimum.found, value, point, rounding(objective, judge), judge, self)
 
     def _solved(self, objective: Form, system: System) -> Optimum | None:
         try:
@@ -254,7 +274,7 @@ class Question:
         return optimum
 
     def _judge(self) -> Judge:
-        known = self.leaf.run.judge
+        known = self.leaf.judge
         judge = Judge(self, known.names)
         judge.box, judge.floors, judge.facts = dict(known.box), dict(known.floors), dict(known.facts)
         for name in self.added:

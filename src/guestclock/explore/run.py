@@ -137,6 +137,7 @@ class Event:
     writes: set[Cell] = field(default_factory=set)
     branches: list[Form] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
+    lessons: list[tuple[Any, ...]] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
     signature: int = -1
     times: list[Symbol] = field(default_factory=list)
@@ -235,6 +236,7 @@ class _ScriptedJudge(Judge):
         return answer
 
     def _learn(self, what: str, *told: Any) -> None:
+        self._note(what, *told)
         if what == "settle":
             super().settle(*told)
         elif what == "floor":
@@ -263,12 +265,20 @@ class _ScriptedJudge(Judge):
     def floor(self, form: Form, divisor: int) -> Value:
         return self._scripted(super().floor, form, divisor)  # type: ignore[no-any-return]
 
+    def _note(self, *lesson: Any) -> None:
+        """What a step has taught belongs to it: a part of the order without that step does not know it."""
+        run: Any = self.context
+        if lesson[0] != "branch" and run.current is not None:
+            run.current.lessons.append(lesson)
+
     def settle(self, form: Form, lo: int | None, hi: int | None) -> None:
         self._lessons.append(("settle", form, lo, hi))
+        self._note("settle", form, lo, hi)
         super().settle(form, lo, hi)
 
     def name_floor(self, name: Symbol, argument: Form, whole: int, box: Interval) -> None:
         self._lessons.append(("floor", name, argument, whole, box))
+        self._note("floor", name, argument, whole, box)
         super().name_floor(name, argument, whole, box)
 
     def _fork(self, outcomes: list[Outcome]) -> Any:

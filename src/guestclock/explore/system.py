@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from guestclock.arith.affine import Form, Symbol, Value, numerator
 from guestclock.explore.judge import Interval, Judge
 from guestclock.explore.run import Run, bits
@@ -128,12 +130,10 @@ class System:
                     best[n] = width, i
         for i, symbol in enumerate(times, 1):
             self.written[symbol] = written[i]
-        for i in range(k + 1):
-            for j in range(k + 1):
-                if i != j and d[i][j] < FAR:
-                    apart: Value = written[i] - written[j] - d[i][j]
-                    if type(apart) is Form and self._most(apart) > 0:
-                        self.rows.append(apart)
+        for i, j in _needed(d):
+            apart: Value = written[i] - written[j] - d[i][j]
+            if type(apart) is Form and self._most(apart) > 0:
+                self.rows.append(apart)
 
     def _most(self, form: Form) -> int:
         total = form.const
@@ -152,6 +152,19 @@ class System:
                         self._add(Form({y: 1, x: -1}, lo))
                     if hi is not None and (hi <= 0 or lo == hi):
                         self._add(Form({x: 1, y: -1}, -hi))
+
+
+def _needed(d: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """The differences that do not follow from two others. Where times are fixed to each other, all are kept."""
+    m = np.array(d, dtype=np.int64)
+    n = len(m)
+    off = np.where(np.eye(n, dtype=bool), FAR, m)
+    through = (off[:, :, None] + off[None, :, :]).min(axis=1) if n > 1 else off
+    follows = through <= off
+    fixed = (off + off.T) <= 0
+    # Times fixed to each other may each follow from the other: then nothing is dropped.
+    keep = off < FAR if fixed.any() else (off < FAR) & ~follows
+    return [(int(i), int(j)) for i, j in np.argwhere(keep)]
 
 
 def _from(far: Sequence[Mapping[int, int]], i: int, j: int, x: int, y: int, horizon: int) -> int:

@@ -76,9 +76,11 @@ class Differences:
                 i = place.get(x)
                 if i is not None and c < d[i, j]:
                     d[i, j] = c
+        through = np.empty_like(d)
         for k in range(n):
-            np.minimum(d, d[:, k, None] + d[None, k, :], out=d)
-            np.minimum(d, FAR, out=d)
+            # No sum of two overflows, and none above FAR is less than what stands there.
+            np.add(d[:, k, None], d[None, k, :], out=through)
+            np.minimum(d, through, out=d)
         if (np.diagonal(d) < 0).any():
             raise Impossible
         return d

@@ -5,6 +5,7 @@ A recipe is one Python file: what a VMM does to its guest's clocks in one operat
     docstring                                   what it does; the first line is shown in lists
     SEEN = "source, date"                       where it was seen, if anywhere
     POLICY = {"tsc": "freeze", ...}             what each guest clock is meant to do: run, freeze or advance
+    FIX = "other-recipe: why"                   the recipe that does better, where there is one
     async def create(host, vcpus, snapshot)     makes the VM that is restored into; snapshot None: the first VM
     async def pause(vm), resume(vm)
     async def save(vm), restore(vm, snapshot)
@@ -48,13 +49,17 @@ _serial = count()
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A VMM's operation. name: as it was asked for. about: the docstring. policy: empty where the file states none."""
+    """A VMM's operation. name: as it was asked for. about: the docstring. policy: empty where the file states none.
+
+    fix: "other-recipe: why", or empty.
+    """
 
     name: str
     about: str
     seen: str
     policy: Mapping[str, str]
     path: Path
+    fix: str = ""
     create: Step | None = field(default=None, repr=False)
     pause: Step | None = field(default=None, repr=False)
     resume: Step | None = field(default=None, repr=False)
@@ -125,9 +130,12 @@ def _load(name: str, path: Path, shown: str) -> Recipe:
     seen = module.__dict__.get("SEEN", "")
     if not isinstance(seen, str):
         raise UserError(f"{shown}:{lines.of('SEEN')}: SEEN: {seen!r}, expected text: source and date")
+    fix = module.__dict__.get("FIX", "")
+    if not isinstance(fix, str) or (fix and ":" not in fix):
+        raise UserError(f'{shown}:{lines.of("FIX")}: FIX: {fix!r}, expected text like "offset-restore: why"')
     steps = {step: _step(module, step, lines, shown) for step in PARAMETERS}
     _complete(steps, lines, shown)
-    return Recipe(name, inspect.getdoc(module) or "", seen, policy, path, **steps)
+    return Recipe(name, inspect.getdoc(module) or "", seen, policy, path, fix, **steps)
 
 
 def _read(path: Path, shown: str) -> str:

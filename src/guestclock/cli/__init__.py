@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from guestclock import __version__
+from guestclock.cli import checking
+from guestclock.cli.terminal import console, progress_line
 from guestclock.errors import Failure, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
 
 FAILED, BAD_INPUT, INTERNAL, INTERRUPTED = 1, 2, 70, 130
 DEBUG = "GUESTCLOCK_DEBUG"
@@ -32,11 +27,12 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="Set up the real kernels of --on lab:KERNEL.", rich_markup_mode=None)
 app.add_typer(lab_app, name="lab")
+checking.register(app)
 
 
 def main() -> None:
-    """Exits 0 when it ran, 2 with one line for bad input or a missing thing, 1 where a lab failed or nobody reads on,
-    70 for a mistake of its own, 130 when interrupted.
+    """Exits 0 when it ran (check: when everything holds), 2 with one line for bad input or a missing thing, 1 where a
+    lab failed or nobody reads on (check: violated), 3 undecided, 70 for a mistake of its own, 130 when interrupted.
     """
     # What typer calls ClickException, wherever it keeps it: the base of UsageError, the base of BadParameter.
     usage_error: Any = typer.BadParameter.__mro__[2]
@@ -137,7 +133,7 @@ def run(
         print(f"guestclock: {line}", file=sys.stderr)
 
     loaded = load(scenario)
-    with _progress() as progress:
+    with progress_line() as progress:
         traces = run_scenario(
             loaded, on=on or ["model"], kernels=kernel or [], seed=seed, progress=progress, remark=remark
         )
@@ -148,7 +144,7 @@ def run(
 
         write(runs, sys.stdout)
     else:
-        show(_console(), runs)
+        show(console(), runs)
     for line in notes:
         print(line, file=sys.stderr)
 
@@ -167,7 +163,7 @@ def list_(
     """List scenarios, kernels, recipes or properties."""
     from guestclock.report.lists import entries, show_entries
 
-    show_entries(_console(), entries(what))
+    show_entries(console(), entries(what))
 
 
 @app.command()
@@ -180,7 +176,7 @@ def host(json: Annotated[bool, typer.Option("--json", help="Print one JSON docum
     """
     from guestclock.inspect import classify
 
-    with _progress() as progress:
+    with progress_line() as progress:
         progress("asking this host's KVM")
         report = classify()
     if json:
@@ -212,24 +208,3 @@ def lab_setup(
     from guestclock.lab.setup import DEFAULT_KERNELS, setup
 
     setup(kernel or DEFAULT_KERNELS, progress=print)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    from guestclock.report.show import PLAIN_WIDTH
-
-    console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=PLAIN_WIDTH)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """What runs now, on a terminal's stderr, and gone when it is over."""
-    if not sys.stderr.isatty():
-        yield lambda line: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True, highlight=False).status("") as status:
-        yield lambda line: status.update(line)

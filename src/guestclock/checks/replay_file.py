@@ -1,0 +1,127 @@
+"""The replay file: a violation as JSON, with everything that an integer run needs to show it again.
+
+`{"guestclock_replay": 1, "guestclock": version, "spec": {...}, "property": ..., "ask": ..., "value": ..., ...}`. A file
+that is damaged, or from a newer program, is refused with one line that says which part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from guestclock import __version__
+from guestclock.checks.asks import QUESTIONS
+from guestclock.checks.spec import Spec
+from guestclock.checks.verdict import Verdict
+from guestclock.errors import UserError
+from guestclock.explore.replay import Schedule
+
+REPLAY_VERSION = 1
+UNITS = ("ns", "cycles")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayFile:
+    """One violation. value: what the integer run showed, in `unit`; bound, tolerance: exact, "numerator/denominator".
+
+    steps, values: the schedule (explore.replay.Schedule). guestclock: the version that wrote the file.
+    """
+
+    guestclock_replay: int
+    guestclock: str
+    spec: Spec
+    property: str
+    ask: str
+    value: int
+    unit: str
+    sense: str
+    who: str
+    bound: str
+    tolerance: str
+    steps: tuple[tuple[str, str], ...]
+    values: dict[str, int]
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.steps, dict(self.values))
+
+
+def of(spec: Spec, verdict: Verdict) -> ReplayFile:
+    """The file of a violated verdict."""
+    confirmed, ask = verdict.confirmed, verdict.ask
+    assert confirmed is not None and ask is not None, verdict.status
+    return ReplayFile(
+        guestclock_replay=REPLAY_VERSION,
+        guestclock=__version__,
+        spec=spec,
+        property=verdict.property,
+        ask=ask.id,
+        value=confirmed.value,
+        unit=verdict.unit,
+        sense=verdict.sense,
+        who=verdict.who,
+        bound=ratio(verdict.bound),
+        tolerance=ratio(verdict.tolerance),
+        steps=confirmed.schedule.steps,
+        values=confirmed.schedule.values,
+    )
+
+
+def ratio(value: Fraction | None) -> str:
+    """Exact: "numerator/denominator"; empty for None."""
+    return "" if value is None else f"{value.numerator}/{value.denominator}"
+
+
+def save(file: ReplayFile, path: Path) -> None:
+    """Raises UserError where the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(file), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def load(path: Path) -> ReplayFile:
+    """Raises UserError, one line that says what is wrong with the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, not JSON: {error}") from None
+    return parse(found, str(path))
+
+
+def parse(found: Any, name: str) -> ReplayFile:
+    """What `save` wrote, as a ReplayFile. Raises UserError."""
+    version = found.get("guestclock_replay") if isinstance(found, dict) else None
+    if type(version) is not int:
+        raise UserError(f"{name}: no guestclock replay file ('guestclock_replay' is missing)")
+    if version != REPLAY_VERSION:
+        raise UserError(f"{name}: replay file version {version}, this program reads {REPLAY_VERSION}")
+    try:
+        file = msgspec.convert(found, ReplayFile)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{name}: damaged: {error}") from None
+    unknown = set(found) - set(ReplayFile.__dataclass_fields__)
+    unknown |= {f"spec.{key}" for key in set(found["spec"]) - set(Spec.__dataclass_fields__)}
+    if unknown:
+        raise UserError(f"{name}: unknown key {sorted(unknown)[0]!r}: written by another guestclock ({file.guestclock})")
+    if file.property not in QUESTIONS:
+        raise UserError(f"{name}: property {file.property!r}, which this guestclock does not have")
+    if file.unit not in UNITS:
+        raise UserError(f"{name}: unit {file.unit!r}, expected one of {', '.join(UNITS)}")
+    if not file.steps or not file.values:
+        raise UserError(f"{name}: damaged: the schedule is empty")
+    if bool(file.spec.recipe) == bool(file.spec.program) or not file.spec.sites:
+        raise UserError(f"{name}: damaged: spec: expected one of recipe and program, and a site")
+    return file

@@ -1,0 +1,193 @@
+"""From the words of a command to what is checked: a recipe or a scenario, a kernel, a policy, bounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from guestclock.checks.policy_file import Policy, policy
+from guestclock.checks.spec import Spec
+from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, chosen
+from guestclock.errors import UserError
+from guestclock.kvm.model import lookup
+from guestclock.scenario import Scenario, Variation, names
+from guestclock.scenario import load as load_scenario
+from guestclock.scenario.quantity import Duration, did_you_mean
+from guestclock.vmm import recipe as recipes
+
+MAX_VCPUS = 8
+DEFAULT_KERNEL = "linux-6.12"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one verdict is about. name: the recipe or scenario; kernel; varied: a scenario's variation, in words.
+
+    fix: a recipe that does better, and why, where the project or the recipe's author knows one.
+    """
+
+    name: str
+    about: str
+    kernel: str
+    varied: str
+    spec: Spec
+    policy: Policy
+    fix: tuple[str, str] | None = None
+
+
+def targets(
+    name: str,
+    kernels: Sequence[str] = (),
+    policy_given: str | None = None,
+    vcpus: int | None = None,
+    properties: Sequence[str] = (),
+    bounds: Sequence[tuple[str, str | None]] = (),
+) -> list[Target]:
+    """One per kernel, and for a scenario per variation. bounds: (option, duration) of the command line.
+
+    Raises UserError for whatever is unknown, before anything runs.
+    """
+    if vcpus is not None and not 1 <= vcpus <= MAX_VCPUS:
+        raise UserError(f"--vcpus {vcpus}: expected 1 to {MAX_VCPUS}")
+    changes = dict(_bounds(bounds))
+    if _is_scenario(name):
+        found = list(_scenario(load_scenario(name), kernels, policy_given, vcpus, properties, changes))
+    else:
+        found = list(_recipe(name, kernels, policy_given, vcpus, properties, changes))
+    for target in found:
+        lookup(target.kernel)
+        chosen(target.spec)
+    return found
+
+
+def _is_scenario(name: str) -> bool:
+    if name.endswith(".py"):
+        return False
+    return name.endswith(".toml") or "/" in name
+
+
+def _recipe(
+    name: str,
+    kernels: Sequence[str],
+    given: str | None,
+    vcpus: int | None,
+    properties: Sequence[str],
+    changes: dict[str, int],
+) -> Iterator[Target]:
+    try:
+        recipe = recipes.load(name)
+    except UserError as error:
+        near = did_you_mean(name, list(names()))
+        if name.endswith(".py") or not near or "did you mean" in str(error):
+            raise
+        raise UserError(f"{name!r} is neither a recipe nor a scenario{near}") from None
+    meant = policy(given, recipe.policy)
+    spec = Spec(recipe=name, policy=meant.clocks, properties=tuple(properties), **_vcpus(vcpus), **_spec(changes))
+    for kernel in kernels or (DEFAULT_KERNEL,):
+        yield Target(name, recipe.about, kernel, "", spec.but(kernel=kernel), meant, fix_of(recipe))
+
+
+def _scenario(
+    scenario: Scenario,
+    kernels: Sequence[str],
+    given: str | None,
+    vcpus: int | None,
+    properties: Sequence[str],
+    changes: dict[str, int],
+) -> Iterator[Target]:
+    if vcpus is not None:
+        raise UserError("--vcpus: is a recipe's; a scenario's file says how many vCPUs its VM has")
+    expected = {clock: getattr(scenario.expect, clock, None) for clock in ("tsc", "kvmclock")}
+    meant = policy(given, {clock: wanted for clock, wanted in expected.items() if wanted})
+    for kernel in kernels or scenario.kernels or (DEFAULT_KERNEL,):
+        for variation in scenario.variations:
+            spec = Spec(
+                program=json.dumps(variation.program),
+                kernel=kernel,
+                vcpus=scenario.vcpus,
+                policy=meant.clocks,
+                properties=tuple(properties),
+                **_spec(changes),
+            )
+            site = spec.sites[0]
+            if variation.host.tsc_khz:
+                spec = spec.but(sites=(replace(site, tsc_khz=variation.host.tsc_khz),))
+            yield Target(scenario.name, scenario.about, kernel, _varied(variation), spec, meant)
+
+
+def _varied(variation: Variation) -> str:
+    return ", ".join(f"{k} = {v}" for k, v in variation.values.items())
+
+
+def _vcpus(vcpus: int | None) -> dict[str, Any]:
+    return {} if vcpus is None else {"vcpus": vcpus}
+
+
+OPTIONS = {
+    "--max-delay": "delay_ns",
+    "--max-section": "section_ns",
+    "--life": "life_ns",
+    "--away": "away_ns",
+}
+
+
+def _bounds(bounds: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, int]]:
+    for option, written in bounds:
+        if written is not None:
+            yield OPTIONS[option], duration(option, written)
+
+
+def duration(option: str, written: str) -> int:
+    """ns. Raises UserError that names the option."""
+    try:
+        return Duration.parse(written, {}).literal
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _spec(changes: dict[str, int]) -> dict[str, Any]:
+    """The least a guest lives and is away is not above the most."""
+    least: dict[str, int] = {}
+    for stretch in ("life", "away"):
+        most = changes.get(f"{stretch}_ns")
+        if most is not None:
+            least[f"{stretch}_min_ns"] = min(getattr(Spec(), f"{stretch}_min_ns"), most)
+    return {**changes, **least}
+
+
+def fix_of(recipe: recipes.Recipe) -> tuple[str, str] | None:
+    """A recipe's FIX = "other-recipe: why"."""
+    text = getattr(recipe, "fix", "") or ""
+    name, _, why = text.partition(":")
+    return (name.strip(), why.strip()) if name else None
+
+
+# ---- what is forgiven
+
+
+def forgiven(result: Result, meant: Policy) -> Result:
+    """The verdicts with a policy's tolerances on top of what truncation makes.
+
+    A property's worst stays its worst: what is allowed is the same for everything that is asked for its sake.
+    """
+    if meant.tolerances:
+        khz = result.spec.sites[0].tsc_khz
+        for verdict in result.verdicts:
+            allowed = meant.forgives(verdict.property, verdict.unit, khz)
+            if allowed and verdict.bound is not None:
+                _forgive(verdict, allowed)
+    return result
+
+
+def _forgive(verdict: Verdict, allowed: int) -> None:
+    verdict.tolerance += Fraction(allowed)
+    if verdict.status == HOLDS or verdict.bound is None:
+        return
+    if verdict.bound <= verdict.tolerance and verdict.status == VIOLATED:
+        verdict.status, verdict.worst, verdict.confirmed = HOLDS, None, None
+    elif verdict.worst is not None and verdict.worst <= verdict.tolerance:
+        verdict.status, verdict.why = UNDECIDED, f"an integer run shows {verdict.worst}, within the tolerance"
+        verdict.worst, verdict.confirmed = None, None
