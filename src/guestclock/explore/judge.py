@@ -60,6 +60,7 @@ class Judge:
         self.branches: list[Form] = []
         self._exact = False
         self._places: dict[Symbol, int] = {}
+        self._ranges: dict[tuple[Symbol, bool], Interval] = {}
 
     def of_events(self, events: Iterable[Any]) -> Judge:
         """What is known from these steps alone."""
@@ -83,7 +84,7 @@ class Judge:
 
     def bounds(self, form: Form) -> Interval:
         """Whole numbers between which the form's value times its denominator lies."""
-        lo, hi = self._interval(form)
+        lo, hi = self._interval(form, self._range)
         key, g = primitive(form)
         fact = self.facts.get(key)
         if fact is not None:
@@ -125,7 +126,7 @@ class Judge:
             if c:
                 stack.append((symbol, c))
         for symbol, c in (*waiting[False], *waiting[True]):
-            low, high = self.box[symbol]
+            low, high = self._range(symbol)
             lo += c * (low if c > 0 else high)
             hi += c * (high if c > 0 else low)
         return lo, hi
@@ -155,6 +156,7 @@ class Judge:
 
     def settle(self, form: Form, lo: int | None, hi: int | None) -> None:
         """Remembers lo <= form <= hi for every multiple and shift of it."""
+        self._ranges.clear()
         key, g = primitive(form)
         if g < 0:
             lo, hi = hi, lo
@@ -229,14 +231,31 @@ class Judge:
         name = self.names.name((whole, argument.key()))
         if name not in self.floors:
             # By what its symbols can be at all: whoever meets it next may know less of the order than this step does.
-            lo, hi = self._interval(argument)
+            lo, hi = self._interval(argument, self.box.__getitem__)
             self.name_floor(name, argument, whole, (lo // whole, hi // whole))
         return Form.of(name) + out
 
-    def _interval(self, form: Form) -> Interval:
+    def _range(self, symbol: Symbol) -> Interval:
+        """Where a symbol lies by all that is known here: a floor also where its argument does."""
+        floor = self.floors.get(symbol)
+        if floor is None:
+            return self.box[symbol]
+        known = self._ranges.get((symbol, self._exact))
+        if known is None:
+            lo, hi = self.bounds(floor[0])
+            least, most = self.box[symbol]
+            known = max(least, lo // floor[1]), min(most, hi // floor[1])
+            self._ranges[symbol, self._exact] = known
+        return known
+
+    def forget(self) -> None:
+        """Ranges that were worked out hold until a fact is added or another step is looked from."""
+        self._ranges.clear()
+
+    def _interval(self, form: Form, of: Callable[[Symbol], Interval]) -> Interval:
         lo = hi = form.const
         for symbol, c in form.terms.items():
-            low, high = self.box[symbol]
+            low, high = of(symbol)
             lo += c * (low if c > 0 else high)
             hi += c * (high if c > 0 else low)
         return lo, hi

@@ -493,6 +493,7 @@ class Run:
         new = before & ~event.before
         if new or len(self.nodes) != getattr(self, "_seen_nodes", -1):
             self._farthest.clear()
+            self.judge.forget()
             self._seen_nodes = len(self.nodes)
         if new:
             event.before = before
@@ -526,6 +527,7 @@ class Run:
         event = Event(name, actor.n, number, label, symbol, symbol, until is not None)
         self._time(symbol, number)
         self._farthest.clear()
+        self.judge.forget()
         self._signed = -1, frozenset()
         self.current = event
         if actor.last >= 0:
