@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 MODEL = ("tests/kvm/model",)
 TIME = ("tests/linux", "tests/machine")
+ENGINE = (
+    "tests/arith/test_affine.py", "tests/explore/test_exact.py", "tests/explore/test_times.py", "tests/explore/test_search.py",
+    "tests/explore/test_traps.py", "tests/explore/test_random_runs.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,10 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...] = MODEL
+
+
+def engine(name: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, f"explore/{file}.py", old, new, ENGINE)
 
 
 def matching(name: str, old: str, new: str) -> Mutant:
@@ -119,4 +127,56 @@ MUTANTS = [
     Mutant("raw-clock-slewed", "linux/timekeeper.py",
            "        return (self.raw_snsec + self._elapsed(cycles) * self.raw_mult) >> self.clock.shift",
            "        return (self.raw_snsec + self._elapsed(cycles) * self.mono_mult) >> self.clock.shift", TIME),
+    # ---- the explorer: orders
+    engine("races-of-two-actors-back-to-back-only", "search", "                self._reverse(run, i, event)\n",
+           "                if event.number == i + 1:\n                    self._reverse(run, i, event)\n"),
+    engine("disabling-step-forgotten", "search", "            if name not in node.backtrack:\n                node.backtrack.append(name)\n",
+           "            pass\n"),
+    engine("who-waits-has-no-races", "search", "            self._refused(run)\n", ""),
+    engine("only-the-last-one-opens-a-guard", "search",
+           "                for k in range(i + 1, len(events)):\n                    if events[k].writes & waiting.cells and",
+           "                for k in range(i + 1, len(events)):\n                    if not events[k].writes and"),
+    engine("sleepers-are-not-woken-for-another-step", "search", "            self._wakers(run)\n", ""),
+    engine("sleep-set-not-filtered", "search", "if q != node.chosen and apart(f, node.footprint)}", "if q != node.chosen}"),
+    engine("reads-do-not-race-with-later-writes", "search", "return not (f[1] & g[1] or f[1] & g[0] or f[0] & g[1])",
+           "return not (f[1] & g[1] or f[1] & g[0])"),
+    engine("dead-step-touches-nothing", "search",
+           "                node.footprint = run.current.footprint  # what it has touched so far may decide that it is dead\n", ""),
+    engine("second-branch-dropped", "search", "            if node.forks:\n                fork = node.forks[-1]",
+           "            if node.forks and len(self.path) < 3:\n                fork = node.forks[-1]"),
+    engine("same-form-written-is-a-read", "run", "same = old is value or (type(old) is type(value) and type(value) in _CONCRETE and old == value)",
+           "same = old is value or type(old) is type(value)"),
+    engine("guard-reads-nothing", "run", "        event.reads |= actor.cells\n", ""),
+    engine("readers-do-not-order-a-write", "run", "            for reader in self._last_reads.get(cell, ()):\n                before |= 1 << reader\n", ""),
+    engine("children-of-one-name-are-one", "run", "        while unique in self.born:", "        while unique in self.waiting:"),
+    # ---- the explorer: time
+    engine("order-row-dropped", "run",
+           "                event.past |= self.events[number].past | 1 << number\n                self._later(event.start, self.events[number].end)\n\n",
+           "                event.past |= self.events[number].past | 1 << number\n\n"),
+    engine("section-row-too-tight", "run", "self.nodes[event.start], self.bounds.section)", "self.nodes[event.start], self.bounds.section // 2)"),
+    engine("section-row-dropped", "run", "        self.differences.at_most(self.nodes[symbol], self.nodes[event.start], self.bounds.section)\n", ""),
+    engine("delay-row-dropped", "run", "        elif until is None:\n            at_most(node, since, limit)", "        elif until is None:\n            pass"),
+    engine("timer-may-be-early", "run", "            at_most(last, node, -units)\n", ""),
+    engine("first-cause-bounds-the-wait", "run", "            if len(latest) != 1:", "            if not latest:"),
+    engine("closure-one-way", "times", "            np.minimum(d, through, out=d)\n", ""),
+    engine("bounds-through-origin-too-short", "times", "best[x] = zero + horizon", "best[x] = zero + horizon // 2"),
+    # ---- the explorer: whole numbers and certificates
+    engine("floor-interval-rounded-up", "judge", "            self.name_floor(name, argument, whole, (lo // whole, hi // whole))",
+           "            self.name_floor(name, argument, whole, (-(-lo // whole), hi // whole))"),
+    engine("floor-difference-too-narrow", "judge", "return lo // of_x[1], -(-hi // of_x[1])", "return lo // of_x[1], hi // of_x[1]"),
+    engine("facts-of-the-other-sign", "judge", "        if g < 0:\n            lo, hi = hi, lo\n        least =", "        least ="),
+    engine("less-than-is-at-most", "judge", "self._fork([(True, (whole,)), (False, (1 - whole,))])", "self._fork([(True, (whole,)), (False, (2 - whole,))])"),
+    engine("wrap-forgets-the-last-turn", "judge", "for k in sorted(range(first, last + 1), key=abs)", "for k in sorted(range(first, max(last, first + 1)), key=abs)"),
+    engine("remainder-one-short", "system", "system.box[rest] = 0, n - 1", "system.box[rest] = 0, n - 2"),
+    engine("floors-fall", "system", "self._add(Form({y: 1, x: -1}, lo))", "self._add(Form({y: 1, x: -1}, lo + 1))"),
+    engine("needed-rows-dropped", "system", "keep = off < FAR if fixed.any() else", "keep = (off < 0) if fixed.any() else"),
+    engine("certificate-trusts-the-float", "exact", "        return Optimum(upper, float(found), program.rounded(point))",
+           "        return Optimum(Fraction(found), float(found), program.rounded(point))"),
+    engine("any-infeasibility-is-proved", "exact", "        return const - self._most({s: -c for s, c in left.items()}) > 0", "        return True"),
+    engine("bound-at-the-lower-end", "exact", "total += c * (self.low[at] + self.width[at] if c > 0 else self.low[at])",
+           "total += c * (self.low[at] + self.width[at])"),
+    engine("unknown-status-is-infeasible", "exact",
+           "            if status == highspy.HighsModelStatus.kInfeasible:\n                return None\n",
+           "            if status != highspy.HighsModelStatus.kOptimal:\n                return None\n"),
+    engine("each-last-forgets-one", "leaf", "        for last in causes:\n", "        for last in causes[1:]:\n"),
 ]  # fmt: skip

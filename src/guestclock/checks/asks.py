@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol
 
-from guestclock.arith.affine import Symbol
-from guestclock.checks.windows import BOOT, Window
-from guestclock.checks.world import Outcome
+from guestclock.arith.affine import Form, Symbol
+from guestclock.checks.windows import BEFORE, BOOT, PageSpan, Window, surely_before
+from guestclock.checks.world import MIDDLE, Call, Outcome
 
 Instants = Callable[[Symbol], Any]
 """The time of a symbol, in units: a form while exploring, an int in a replay."""
@@ -55,7 +56,10 @@ class Asks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One property of the checker: a name, one line, where it comes from, what breaks when it does not hold."""
+    """One property of the checker: a name, one line, where it comes from, what breaks when it does not hold.
+
+    default: asked where none is named. running: the vCPUs must run again to answer it.
+    """
 
     name: str
     about: str
@@ -63,20 +67,20 @@ class Question:
     breaks: str
     asks: Asks
     default: bool = True
-    needs: Callable[[Outcome], bool] = lambda outcome: True
+    running: bool = True
 
 
 QUESTIONS: dict[str, Question] = {}
 
 
 def question(
-    name: str, about: str, *, source: str, breaks: str, default: bool = True
+    name: str, about: str, *, source: str, breaks: str, default: bool = True, running: bool = True
 ) -> Callable[[Asks], Asks]:
     """Enters the decorated function as the property `name`."""
 
     def enter(asks: Asks) -> Asks:
         assert name not in QUESTIONS, name
-        QUESTIONS[name] = Question(name, about, source, breaks, asks, default)
+        QUESTIONS[name] = Question(name, about, source, breaks, asks, default, running)
         return asks
 
     return enter
@@ -89,9 +93,91 @@ def guest_windows(outcome: Outcome) -> list[Window]:
     return [w for w in windows if (w.site, w.vm) in vms] if vms else windows
 
 
-def events_of(*windows: Window) -> tuple[int, ...]:
-    return tuple(n for w in windows for n in (w.opener, w.closer) if n is not None)
+def of_guest(outcome: Outcome, spans: list[PageSpan]) -> list[PageSpan]:
+    """Those of the guest's own VMs, also of its boot: a page of then may stand for long."""
+    vms = set(outcome.vms)
+    return [p for p in spans if not vms or (p.site, p.vm) in vms]
 
 
-def name_of(window: Window) -> str:
+def events_of(*windows: Window | PageSpan) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(n for w in windows for n in (w.opener, w.closer) if n is not None))
+
+
+def name_of(window: Window | PageSpan) -> str:
     return f"vCPU {window.vcpu}"
+
+
+def inside(name: Symbol, *windows: Window | PageSpan) -> Instant:
+    """An instant at which all of them are open."""
+    closed = tuple(w.closed for w in windows if w.closed is not None)
+    return Instant(name, tuple(w.opened for w in windows), closed)
+
+
+Value = Callable[[Instants], Any]
+
+
+def both_ways(value: Value, up: str, down: str) -> tuple[tuple[str, Value], tuple[str, Value]]:
+    """A value that may go wrong upwards and downwards: what either is called, and what is then to be highest."""
+    return (up, value), (down, lambda t: -value(t))
+
+
+def scaled(value: Any, num: int, den: int) -> Any:
+    """value * num / den, exact: a form with a denominator, or a fraction."""
+    if type(value) is Form:
+        return Form({s: c * num for s, c in value.terms.items()}, value.const * num, value.den * den)
+    return Fraction(value * num, den)
+
+
+def elapsed_ns(outcome: Outcome, units: Any) -> Any:
+    """Units of time as ns of true time, exact."""
+    return scaled(units, 1_000_000, outcome.spec.sites[0].tsc_khz)
+
+
+class Section(NamedTuple):
+    """The kernel section of a call in which KVM reads its clocks first: the step's number, and its last clock read."""
+
+    number: int
+    end: Symbol
+
+
+def section(outcome: Outcome, call: Call) -> Section:
+    """Of a call that reads no clock: its last step, where it begins."""
+    events = outcome.world.events
+    numbers = {e.name: n for n, e in enumerate(events) if e.name.startswith("VMM.")}
+    first, last = _step(call.before) + 1, _step(call.after)
+    for n in range(first, last + 1):
+        event = events[numbers[f"VMM.{n}"]]
+        if event.end != event.start:
+            return Section(numbers[f"VMM.{n}"], event.end)
+    number = numbers[f"VMM.{last}"]
+    return Section(number, events[number].end)
+
+
+def middle(outcome: Outcome) -> int:
+    """The VMM's step after which the operation's second half begins; where there is none: beyond all."""
+    steps = (_step(e.name) for e in outcome.world.events if e.label == MIDDLE and e.name.startswith("VMM."))
+    return next(steps, 1 << 60)
+
+
+def after_middle(outcome: Outcome, window: Window) -> bool:
+    """Whether a vCPU came into this window because the operation's second half let it."""
+    world = outcome.world
+    number = next((n for n, e in enumerate(world.events) if e.label == MIDDLE and e.name.startswith("VMM.")), None)
+    if number is None:
+        return window.phase != BEFORE
+    return surely_before(world, number, window.opener) if world.symbolic else number < window.opener
+
+
+def same_half(outcome: Outcome, *windows: Window) -> bool:
+    """Whether they lie on one side of the operation's middle. In a replay, where asks are only looked up: yes."""
+    return not outcome.world.symbolic or len({after_middle(outcome, w) for w in windows}) == 1
+
+
+def first_half(outcome: Outcome, call: Call) -> bool:
+    """Whether the VMM made this call before the operation's middle."""
+    return _step(call.before) < middle(outcome)
+
+
+def _step(symbol: Symbol) -> int:
+    """A step of the VMM's, counted, by a time in it."""
+    return int(symbol.partition(":")[0].rpartition(".")[2] or 0)

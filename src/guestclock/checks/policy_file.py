@@ -1,11 +1,11 @@
 """What a VMM means its guest's clocks to do, by name or from a TOML file; and what it forgives them.
 
-    tsc      = "freeze"
-    kvmclock = "advance"
+tsc      = "freeze"
+kvmclock = "advance"
 
-    [tolerance]
-    kvmclock     = "20 us"        # of what the policy asks of this clock
-    tsc-agrees   = "400 cycles"   # of one property
+[tolerance]
+kvmclock     = "20 us"        # of what the policy asks of this clock
+tsc-agrees   = "400 cycles"   # of one property
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Policy:
 
 
 def policy(given: str | None, default: Mapping[str, str]) -> Policy:
-    """`given`: "run", "freeze" or "advance" for both clocks, or a TOML file; None: the recipe's own. Raises UserError."""
+    """`given`: "run", "freeze" or "advance" for both clocks, or a TOML file; None: the recipe's own.
+
+    Raises UserError.
+    """
     if given is None:
         return Policy(tuple((clock, default[clock]) for clock in CLOCKS if clock in default))
     if given in POLICIES:

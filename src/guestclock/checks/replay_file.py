@@ -115,7 +115,9 @@ def parse(found: Any, name: str) -> ReplayFile:
     unknown = set(found) - set(ReplayFile.__dataclass_fields__)
     unknown |= {f"spec.{key}" for key in set(found["spec"]) - set(Spec.__dataclass_fields__)}
     if unknown:
-        raise UserError(f"{name}: unknown key {sorted(unknown)[0]!r}: written by another guestclock ({file.guestclock})")
+        raise UserError(
+            f"{name}: unknown key {sorted(unknown)[0]!r}: written by another guestclock ({file.guestclock})"
+        )
     if file.property not in QUESTIONS:
         raise UserError(f"{name}: property {file.property!r}, which this guestclock does not have")
     if file.unit not in UNITS:

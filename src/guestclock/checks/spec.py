@@ -34,8 +34,7 @@ class Spec:
     sites: one host, or source and destination. delay_ns: between two steps. section_ns: clock reads inside one kernel
     section. life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long the
     operation's middle takes (the pause, the transfer); after_ns: for how long it is watched afterwards.
-    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. vdso: readings of vCPU 0's page
-    on the others. hotplug: vCPUs that are plugged in after the first `vcpus` run.
+    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. start: the vCPUs run after the operation; without that, only what their TSCs will read can be asked.
     """
 
     recipe: str = ""
@@ -43,7 +42,7 @@ class Spec:
     kernel: str = "linux-6.12"
     sites: tuple[Site, ...] = (Site(),)
     vcpus: int = 2
-    hotplug: int = 0
+    start: bool = True
     delay_ns: int = 5 * 10**9
     section_ns: int = 10_000
     life_ns: int = 100 * 10**9
@@ -59,6 +58,13 @@ class Spec:
     def but(self, **changes: Any) -> Self:
         return replace(self, **changes)
 
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Self:
+        """A spec out of JSON values, as dataclasses.asdict() gives them. Raises TypeError for what is no field."""
+        sites = tuple(Site(**site) for site in told["sites"])
+        policy = tuple((clock, meant) for clock, meant in told["policy"])
+        return cls(**{**told, "sites": sites, "policy": policy, "properties": tuple(told["properties"])})
+
     def units(self, ns: int) -> int:
         """ns in cycles of the first host's TSC, the unit of time of the search."""
         return ns * self.sites[0].tsc_khz // 1_000_000
@@ -66,7 +72,7 @@ class Spec:
     @property
     def bounds(self) -> Bounds:
         # Everything that may happen fits below the horizon; how long clocks are watched is each question's own bound.
-        calls = 30 + 16 * (self.vcpus + self.hotplug)
+        calls = 30 + 16 * (self.vcpus)
         horizon = self.life_ns + self.away_ns + self.after_ns + calls * self.delay_ns
         num, den = 10**9, self.sites[0].tsc_khz
         return Bounds(

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from inspect import signature
 from typing import Any
 
 from guestclock.checks.policy_file import Policy, policy
 from guestclock.checks.spec import Spec
-from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, chosen
+from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, check, chosen
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.scenario import Scenario, Variation, names
@@ -158,10 +159,19 @@ def _spec(changes: dict[str, int]) -> dict[str, Any]:
     return {**changes, **least}
 
 
+def how(**given: Any) -> dict[str, Any]:
+    """Of the options of the search those that were given. Raises UserError for one that this search does not have."""
+    known = signature(check).parameters
+    chosen_ = {name: value for name, value in given.items() if value is not None}
+    for name in chosen_:
+        if name not in known:
+            raise UserError(f"--{name}: this search cannot do that")
+    return chosen_
+
+
 def fix_of(recipe: recipes.Recipe) -> tuple[str, str] | None:
     """A recipe's FIX = "other-recipe: why"."""
-    text = getattr(recipe, "fix", "") or ""
-    name, _, why = text.partition(":")
+    name, _, why = recipe.fix.partition(":")
     return (name.strip(), why.strip()) if name else None
 
 
@@ -178,16 +188,18 @@ def forgiven(result: Result, meant: Policy) -> Result:
         for verdict in result.verdicts:
             allowed = meant.forgives(verdict.property, verdict.unit, khz)
             if allowed and verdict.bound is not None:
-                _forgive(verdict, allowed)
+                _forgive(verdict, allowed, result.complete)
     return result
 
 
-def _forgive(verdict: Verdict, allowed: int) -> None:
+def _forgive(verdict: Verdict, allowed: int, complete: bool) -> None:
     verdict.tolerance += Fraction(allowed)
     if verdict.status == HOLDS or verdict.bound is None:
         return
     if verdict.bound <= verdict.tolerance and verdict.status == VIOLATED:
         verdict.status, verdict.worst, verdict.confirmed = HOLDS, None, None
+        if not complete:
+            verdict.status, verdict.why = UNDECIDED, "the budget ended before every order was seen"
     elif verdict.worst is not None and verdict.worst <= verdict.tolerance:
         verdict.status, verdict.why = UNDECIDED, f"an integer run shows {verdict.worst}, within the tolerance"
         verdict.worst, verdict.confirmed = None, None

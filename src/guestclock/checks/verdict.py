@@ -1,48 +1,32 @@
-"""The search over one spec: every order put to every question, the worst of each confirmed on integers."""
+"""The verdicts of one spec: a search over all orders, violations confirmed on integers, the shortest story of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from time import monotonic
 from typing import Any
 
-from guestclock.arith.affine import Form, judged_by
-from guestclock.checks import questions as _questions
-from guestclock.checks.asks import QUESTIONS, Ask, Question
+from guestclock.checks.asks import QUESTIONS, Question
+from guestclock.checks.breaks import Breaks, smallest_delay
+from guestclock.checks.checker import Checker, Found, Tell, find, measure, put
 from guestclock.checks.spec import Spec
-from guestclock.checks.world import Outcome, build
 from guestclock.errors import UserError
-from guestclock.explore import leaf as leaves
-from guestclock.explore.leaf import Leaf, Unproved, Worst
-from guestclock.explore.replay import Confirmed, confirm
-from guestclock.explore.run import Run, bits
-from guestclock.explore.search import Search, Stop, Tally, Trail
-from guestclock.explore.times import Impossible
+from guestclock.explore.replay import Confirmed
+from guestclock.explore.run import Run
+from guestclock.explore.search import Tally, Trail
 
 HOLDS, VIOLATED, UNDECIDED, VACUOUS = "holds", "violated", "undecided", "not asked"
-
-assert _questions.__all__
-
-
-@dataclass(slots=True)
-class Worse:
-    """The worst answer to one property so far. excess: by how much the proved bound is above the tolerance."""
-
-    excess: Fraction
-    upper: Fraction
-    tolerance: Fraction
-    found: float
-    ask: Ask
-    trail: Trail
 
 
 @dataclass(slots=True)
 class Verdict:
-    """One property's. worst: what an integer run showed, or (holds) nothing; bound: what no run exceeds, proved.
+    """One property's.
 
-    asked: how often the property was asked; contracts: what it rests on besides exact arithmetic.
+    worst: what an integer run showed (violated); bound: what no run exceeds, proved; tolerance: what truncation alone
+    makes, and what the property allows. asked: how often it was asked. ask, trail, confirmed: the worst case. short: the
+    story with the fewest steps and the least delay that still violates it; breaks: that delay.
     """
 
     property: str
@@ -55,14 +39,17 @@ class Verdict:
     tolerance: Fraction = Fraction(0)
     asked: int = 0
     why: str = ""
-    ask: Ask | None = None
+    ask: str = ""
     trail: Trail = ()
     confirmed: Confirmed | None = None
+    short: Confirmed | None = None
+    short_ask: str = ""
+    breaks: Breaks | None = None
 
 
 @dataclass(slots=True)
 class Result:
-    """All verdicts of one spec, and what they cost. complete: every order was seen."""
+    """All verdicts of one spec, and what they cost. complete: every order was seen; state: where it stopped if not."""
 
     spec: Spec
     verdicts: list[Verdict]
@@ -72,184 +59,185 @@ class Result:
     complete: bool
     contracts: set[str] = field(default_factory=set)
     unfinished: int = 0
+    state: dict[str, Any] | None = None
 
 
-Progress = Callable[[str], None]
+@dataclass(slots=True)
+class Progress:
+    """How far a search is. worst: the worst excess above a tolerance so far, by property."""
 
-
-class Checker:
-    """Puts orders of one spec to its questions; `look` is a leaf's judge."""
-
-    def __init__(self, spec: Spec, wanted: Sequence[Question]) -> None:
-        self.spec, self.wanted = spec, wanted
-        self.build = build(spec)
-        self.search = Search(self.build, spec.bounds)
-        self.worst: dict[str, Worse] = {}
-        self.asked: dict[str, int] = {q.name: 0 for q in wanted}
-        self.unproved: set[str] = set()
-        self.contracts: set[str] = set()
-        self.empty = self.unfinished = 0
-        self._programs: dict[Any, Any] = {}
-        self._parts: dict[Any, Fraction | None] = {}
-        self._leaves: dict[frozenset[int], Leaf] = {}
-
-    def look(self, run: Run) -> None:
-        """Judges one complete order."""
-        outcome: Outcome = run.world
-        stuck = run.stuck()
-        if stuck:
-            name, label = stuck[0]
-            raise UserError(f"{self.spec.recipe}: {name} waits for ever at {label!r}: nobody will let it go on")
-        if not outcome.finished:
-            self.unfinished += 1
-            return
-        try:
-            whole = Leaf(run, self.search.solver, self._programs)
-        except Impossible:
-            self.empty += 1
-            return
-        self.contracts |= outcome.contracts
-        trail: Trail | None = None
-        for wanted in self.wanted:
-            for ask in wanted.asks(outcome):
-                self.asked[wanted.name] += 1
-                worst = self._worst(run, whole, wanted.name, ask)
-                if worst is None:
-                    continue
-                known = self.worst.get(wanted.name)
-                tolerance = worst.rounding + ask.tolerance
-                excess = worst.upper - tolerance
-                if known is None or excess > known.excess:
-                    trail = self.search.trail() if trail is None else trail
-                    self.worst[wanted.name] = Worse(excess, worst.upper, tolerance, worst.found, ask, trail)
-
-    def _worst(self, run: Run, whole: Leaf, name: str, ask: Ask) -> Worst | None:
-        """The worst of one ask, unless its own past alone proves that it is not worse than what is known."""
-        known = self.worst.get(name)
-        events = 0
-        for number in ask.events:
-            events |= run.events[number].past | 1 << number
-        key = (name, ask.sense, ask.unit, tuple(run.events[n].signature for n in ask.events), len(ask.instants), ask.id)
-        try:
-            if key not in self._parts:
-                at_worst = put(self._part(run, events), ask).worst(lambda: ask.value(Form.of), ask.tolerance)
-                self._parts[key] = None if at_worst is None else at_worst.upper - at_worst.rounding - ask.tolerance
-            most = self._parts[key]
-            if most is None or (known is not None and most <= known.excess):
-                return None
-            return put(whole, ask).worst(lambda: ask.value(Form.of), ask.tolerance)
-        except Impossible:
-            return None
-        except Unproved:
-            self.unproved.add(name)
-            return None
-
-    def _part(self, run: Run, events: int) -> Leaf:
-        """Those steps of an order, as any order that has them knows them."""
-        key = frozenset(run.events[n].signature for n in bits(events))
-        if key not in self._leaves:
-            self._leaves[key] = Leaf(run, self.search.solver, self._programs, events)
-        return self._leaves[key]
-
-    def verdicts(self) -> Iterator[Verdict]:
-        """After the search: each property's, violations confirmed on integers."""
-        for wanted in self.wanted:
-            yield self._verdict(wanted)
-
-    def _verdict(self, wanted: Question) -> Verdict:
-        name = wanted.name
-        worse, asked = self.worst.get(name), self.asked[name]
-        if worse is None:
-            if name in self.unproved:
-                return Verdict(name, UNDECIDED, asked=asked, why="neither a bound nor impossibility could be proved")
-            status = HOLDS if asked else VACUOUS
-            return Verdict(name, status, asked=asked, why="" if asked else "no order gave anything to judge by")
-        ask = worse.ask
-        verdict = Verdict(
-            name, HOLDS, ask.unit, ask.sense, ask.who, None, worse.upper, worse.tolerance, asked, "", ask, worse.trail
-        )
-        if worse.excess <= 0:
-            if name in self.unproved:
-                verdict.status, verdict.why = UNDECIDED, "one order's bound could not be proved"
-            return verdict
-        confirmed = self.confirm(wanted, worse)
-        if confirmed is not None and confirmed.value > worse.tolerance:
-            verdict.status, verdict.worst, verdict.confirmed = VIOLATED, confirmed.value, confirmed
-        else:
-            shown = "none" if confirmed is None else str(confirmed.value)
-            verdict.status = UNDECIDED
-            verdict.why = f"the bound is {float(worse.upper):.3f}, an integer run shows {shown}"
-        return verdict
-
-    def confirm(self, wanted: Question, worse: Worse) -> Confirmed | None:
-        """An integer run near the worst point of the order that has it."""
-        run = self.search.again(worse.trail)
-        try:
-            ask = find(wanted, run.world, worse.ask.id)
-            question = put(Leaf(run, self.search.solver, self._programs), ask)
-            worst = question.worst(lambda: ask.value(Form.of))
-            if worst is None:
-                return None
-            return confirm(worst, self.build, measure(wanted, ask.id))
-        finally:
-            run.close()
-
-
-def put(leaf: Leaf, ask: Ask) -> leaves.Question:
-    """An order with the ask's instants in it."""
-    question = leaf.question()
-    for instant in ask.instants:
-        question.instant(instant.name, after=instant.after, before=instant.before)
-    for earlier, later in ask.ordered:
-        question.ordered(earlier, later)
-    for earlier, later, units in ask.at_most:
-        question.ordered(earlier, later, units)
-    return question
-
-
-def find(wanted: Question, outcome: Outcome, id_: str) -> Ask:
-    return next(ask for ask in wanted.asks(outcome) if ask.id == id_)
-
-
-def measure(wanted: Question, id_: str) -> Callable[[Outcome, dict[str, int]], int | None]:
-    def value(outcome: Outcome, values: dict[str, int]) -> int | None:
-        ask = next((a for a in wanted.asks(outcome) if a.id == id_), None)
-        return None if ask is None else int(ask.value(values.__getitem__))
-
-    return value
+    spec: Spec
+    tally: Tally
+    worst: dict[str, Found]
+    seconds: float
 
 
 def check(
     spec: Spec,
     *,
     budget_s: float | None = None,
-    progress: Progress = lambda line: None,
+    jobs: int = 1,
+    cluster: str | None = None,
+    resume: dict[str, Any] | None = None,
+    stories: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[Progress], None] = lambda so_far: None,
 ) -> Result:
-    """Every order and every delay within the spec's bounds. Raises UserError for a recipe that cannot be run."""
-    wanted = chosen(spec)
-    began = monotonic()
-    checker = Checker(spec, wanted)
-    complete = True
+    """Every order and every delay within the spec's bounds.
 
-    def leaf(run: Run) -> None:
-        checker.look(run)
-        progress(f"{spec.recipe} on {spec.kernel}: {checker.search.tally.orders} orders")
-        if budget_s is not None and monotonic() - began > budget_s:
-            raise Stop
+    budget_s: then it ends, undecided. jobs: processes that judge orders; cluster: the address of a Dask scheduler
+    instead. resume: the state of a Result that was not complete. stories: violations get their shortest story and
+    smallest delay. stop: asked between two orders.
+    Raises UserError for a recipe that cannot be run, and for a state that is not one of this spec.
+    """
+    wanted = chosen(spec)
+    spec = spec.but(start=any(question.running for question in wanted))
+    checker = Checker(spec, wanted)
+    if resume is not None:
+        _restore(checker, resume)
+    began = monotonic()
+
+    def over() -> bool:
+        return stop() or (budget_s is not None and monotonic() - began > budget_s)
+
+    def seen() -> None:
+        progress(Progress(spec, checker.search.tally, checker.tell.worst, monotonic() - began))
+
+    if jobs > 1 or cluster is not None:
+        complete = _elsewhere(checker, jobs, cluster, over, seen)
+    else:
+
+        def leaf(run: Run) -> None:
+            checker.look(run, checker.search.trail())
+            seen()
+
+        complete = checker.search.run(leaf, over)
+    checker.tell.programs += checker.search.solver.count.programs
+    verdicts = list(_verdicts(checker, complete, stories))
+    state = None if complete else _state(checker)
+    return Result(
+        spec, verdicts, checker.search.tally, checker.tell.programs, monotonic() - began, complete,
+        checker.tell.contracts, checker.tell.unfinished, state,
+    )  # fmt: skip
+
+
+def _elsewhere(
+    checker: Checker, jobs: int, cluster: str | None, over: Callable[[], bool], seen: Callable[[], None]
+) -> bool:
+    from guestclock.checks.work import Hands, executor
+
+    names = tuple(question.name for question in checker.wanted)
+    with executor(jobs, cluster) as (pool, workers):
+        hands = Hands(pool, workers, checker.spec, names, checker.tell)
+
+        def leaf(run: Run) -> None:
+            hands.add(checker.search.trail())
+            seen()
+
+        complete = checker.search.run(leaf, over)
+        hands.finish()
+    return complete
+
+
+def _verdicts(checker: Checker, complete: bool, stories: bool) -> Iterator[Verdict]:
+    for question in checker.wanted:
+        verdict = _verdict(checker, question)
+        if not complete and verdict.status in (HOLDS, VACUOUS):
+            verdict.status, verdict.why = UNDECIDED, "it ended before every order was seen"
+        if stories and verdict.status == VIOLATED:
+            _shorten(checker, question, verdict)
+        yield verdict
+
+
+def _verdict(checker: Checker, question: Question) -> Verdict:
+    """The search's answer to one property; a violation only if an integer run shows it."""
+    name, tell = question.name, checker.tell
+    found, asked = tell.worst.get(name), tell.asked.get(name, 0)
+    if found is None:
+        if name in tell.unproved:
+            return Verdict(name, UNDECIDED, asked=asked, why="neither a bound nor impossibility could be proved")
+        status, why = (HOLDS, "") if asked else (VACUOUS, "no order gave anything to judge by")
+        return Verdict(name, status, asked=asked, why=why)
+    verdict = Verdict(
+        name, HOLDS, found.unit, found.sense, found.who, None, found.upper, found.tolerance, asked, "", found.ask,
+        found.trail,
+    )  # fmt: skip
+    if found.excess <= 0:
+        if name in tell.unproved:
+            verdict.status, verdict.why = UNDECIDED, "one order's bound could not be proved"
+        return verdict
+    confirmed = checker.confirm(name, found)
+    if confirmed is not None and confirmed.value > found.tolerance:
+        verdict.status, verdict.worst, verdict.confirmed = VIOLATED, confirmed.value, confirmed
+    else:
+        shown = "none" if confirmed is None else str(confirmed.value)
+        verdict.status = UNDECIDED
+        verdict.why = f"the bound is {float(found.upper):.3f}, an integer run shows {shown}"
+    return verdict
+
+
+def _shorten(checker: Checker, question: Question, verdict: Verdict) -> None:
+    """The story that the fewest steps lead to, with the smallest delay that still violates the property.
+
+    No execution shows a violation in fewer steps: each one's steps up to it are the past of one ask in some order.
+    """
+    found = checker.tell.shortest.get(question.name)
+    if found is None:
+        return
+    breaks, confirmed = smallest_delay(checker, question, found)
+    verdict.short_ask = found.ask
+    verdict.breaks = breaks
+    verdict.short = confirmed if confirmed is not None else checker.confirm(question.name, found)
+
+
+# ---- going on
+
+
+def _state(checker: Checker) -> dict[str, Any]:
+    tell = checker.tell
+
+    def plain(found: Found) -> dict[str, Any]:
+        told = asdict(found)
+        for name in ("excess", "upper", "tolerance"):
+            told[name] = str(told[name])
+        return told
+
+    return {
+        "guestclock_search": 1,
+        "spec": asdict(checker.spec),
+        "properties": [question.name for question in checker.wanted],
+        "search": checker.search.state(),
+        "worst": {name: plain(found) for name, found in tell.worst.items()},
+        "shortest": {name: plain(found) for name, found in tell.shortest.items()},
+        "asked": tell.asked,
+        "unproved": sorted(tell.unproved),
+        "contracts": sorted(tell.contracts),
+        "counts": [tell.empty, tell.unfinished, tell.programs],
+    }
+
+
+def _restore(checker: Checker, state: dict[str, Any]) -> None:
+    def found(told: dict[str, Any]) -> Found:
+        trail = tuple((name, tuple(labels)) for name, labels in told["trail"])
+        numbers = {name: Fraction(told[name]) for name in ("excess", "upper", "tolerance")}
+        return Found(**{**told, **numbers, "trail": trail})
 
     try:
-        checker.search.run(leaf)
-    except Stop:
-        complete = False
-    verdicts = list(checker.verdicts())
-    if not complete:
-        for verdict in verdicts:
-            if verdict.status in (HOLDS, VACUOUS):
-                verdict.status, verdict.why = UNDECIDED, "the budget ended before every order was seen"
-    return Result(
-        spec, verdicts, checker.search.tally, checker.search.solver.count.programs, monotonic() - began, complete,
-        checker.contracts, checker.unfinished,
-    )  # fmt: skip
+        if state["guestclock_search"] != 1:
+            raise UserError(f"the search's file is of version {state['guestclock_search']}, this program reads 1")
+        if Spec.of(state["spec"]) != checker.spec:
+            raise UserError("the search's file is of another check: recipe, kernel or bounds differ")
+        if state["properties"] != [question.name for question in checker.wanted]:
+            raise UserError("the search's file is of other properties")
+        checker.search.restore(state["search"])
+        empty, unfinished, programs = state["counts"]
+        checker.tell = Tell(
+            {name: found(told) for name, told in state["worst"].items()},
+            {name: found(told) for name, told in state["shortest"].items()},
+            dict(state["asked"]), set(state["unproved"]), set(state["contracts"]), empty, unfinished, programs,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"not a search's file, or a damaged one ({error!r})") from None
 
 
 def chosen(spec: Spec) -> list[Question]:
@@ -261,4 +249,7 @@ def chosen(spec: Spec) -> list[Question]:
     return [QUESTIONS[name] for name in names]
 
 
-__all__ = ["HOLDS", "UNDECIDED", "VACUOUS", "VIOLATED", "Checker", "Result", "Verdict", "check", "judged_by"]
+__all__ = [
+    "HOLDS", "UNDECIDED", "VACUOUS", "VIOLATED", "Progress", "Result", "Verdict", "check", "chosen", "find", "measure",
+    "put",
+]  # fmt: skip

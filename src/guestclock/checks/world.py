@@ -23,6 +23,10 @@ from guestclock.vmm import recipe as recipes
 from guestclock.vmm.steps import play
 
 LIFE, AWAY = "life", "away"
+MIDDLE = "time has passed"
+
+BOOT_CALL_NS = 1_000_000
+"""A guest boots without delays: each of its VMM's calls takes no more than this."""
 
 
 class _Course(State):
@@ -132,7 +136,7 @@ class _Stage:
         outcome = self.outcome
         world, kvm = outcome.world, self.kvms[self.site]
         self.calls += 1
-        world.new_call()
+        world.new_call(self.spec.units(BOOT_CALL_NS) if self.phase[0] == BOOT else None)
         call = Call(op, self.site, self.phase[0], self.calls, world.latest, "")
         which = getattr(op, "vm", -1), getattr(op, "vcpu", None)
         if op.name == "Start":
@@ -210,7 +214,7 @@ class _Stage:
     async def middle(self) -> None:
         course = self.course
         course.gone = True
-        await _Until("time has passed", lambda: course.back)
+        await _Until(MIDDLE, lambda: course.back)
 
     async def start_rest(self, vm: Vm) -> None:
         for vcpu in vm.vcpus:
@@ -219,13 +223,16 @@ class _Stage:
 
     async def done(self, vm: Vm) -> None:
         self.phase[0] = AFTER
-        await self.start_rest(vm)
+        if self.spec.start:
+            await self.start_rest(vm)
+        else:
+            self.outcome.tracker.as_they_will_run(self.site, vm.id)
         self.outcome.finished = True
 
     # ---- a scenario
 
     async def scenario(self, program: dict[str, Any]) -> None:
-        await play(Host(), program)
+        await play(Host(), {**program, "look": False})
         self.phase[0] = AFTER
         self.outcome.finished = True
 

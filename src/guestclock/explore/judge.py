@@ -84,6 +84,8 @@ class Judge:
 
     def bounds(self, form: Form) -> Interval:
         """Whole numbers between which the form's value times its denominator lies."""
+        if not form.terms:
+            return form.const, form.const  # a fraction: what was unknown has cancelled
         lo, hi = self._interval(form, self._range)
         key, g = primitive(form)
         fact = self.facts.get(key)

@@ -91,7 +91,7 @@ class IntegerWorld:
     def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> int:
         return self.schedule.values[name]
 
-    def new_call(self) -> None:
+    def new_call(self, within: int | None = None) -> None:
         """Times are given."""
 
     def after_step(self, see: Callable[[int], None]) -> None:

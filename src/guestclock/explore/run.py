@@ -104,8 +104,11 @@ class World(Protocol):
         """A reading that only bounds describe (a contract): rows of it, each at most 0."""
         ...
 
-    def new_call(self) -> None:
-        """The actor whose step this is begins a call: with Bounds.calls its delay is counted anew from this step's end."""
+    def new_call(self, within: int | None = None) -> None:
+        """The actor whose step this is begins a call: with Bounds.calls its delay is counted anew from this step's end.
+
+        within: this call's own bound, units.
+        """
         ...
 
     def after_step(self, see: Callable[[int], None]) -> None:
@@ -181,6 +184,7 @@ class _Waiting:
     cells: frozenset[Cell] = frozenset()
     beyond: bool = False  # what it waits for is not before the horizon
     refusal: Refusal | None = None
+    limit: int | None = None  # of the present call, where it has one of its own
     since: int = -1  # node from which the present call is bounded; -1: from the last step's end
 
 
@@ -401,9 +405,10 @@ class Run:
     def after_step(self, see: Callable[[int], None]) -> None:
         self._sees.append(see)
 
-    def new_call(self) -> None:
+    def new_call(self, within: int | None = None) -> None:
         if self.current is not None and self.current.actor in self.waiting:
-            self.waiting[self.current.actor].since = -1
+            actor = self.waiting[self.current.actor]
+            actor.since, actor.limit = -1, within
 
     # ---- footprints: the observer of guestclock.sim.state
 
@@ -568,7 +573,8 @@ class Run:
 
     def _bound(self, event: Event, actor: _Waiting, until: Guard | None, delay_ps: Any) -> None:
         """How late this step can be: within the delay of when its actor could go on, or of when its call began."""
-        limit, at_most = self.bounds.of(event.actor), self.differences.at_most
+        at_most = self.differences.at_most
+        limit = self.bounds.of(event.actor) if actor.limit is None else actor.limit
         node, last = self.nodes[event.start], ORIGIN
         if actor.last >= 0:
             last = self.nodes[self.events[actor.last].end]

@@ -9,7 +9,7 @@ the same past; orders that are impossible as a whole are run too, and judged to 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from guestclock.explore.exact import Solver
@@ -46,6 +46,7 @@ class Node:
     script: list[Entry] = field(default_factory=list)
     forks: list[Fork] = field(default_factory=list)
     forced: Any = None
+    plan: list[tuple[Any, list[Any]]] = field(default_factory=list)  # forks of a search that is gone on with
     footprint: Footprint = NOTHING
     asleep: set[str] = field(default_factory=set)  # whom a race wants to go first here, but who sleeps
 
@@ -88,10 +89,6 @@ class _Follower:
         return self.trail[number][1][taken]
 
 
-class Stop(Exception):
-    """Raised by a leaf's judge: the search shall end here."""
-
-
 class Search:
     """Enumerates orders. reduce=False: every interleaving of steps, for tests; sleep sets and races left out."""
 
@@ -102,7 +99,7 @@ class Search:
         self.path: list[Node] = []
         self._possible: dict[Any, bool] = {}
         self._fresh = 0
-        self._new_fork = False
+        self.more = True
 
     # ---- the driver of runs
 
@@ -122,7 +119,9 @@ class Search:
         self.tally.forks += len(possible) > 1
         self.tally.forced += len(possible) == 1
         if len(possible) > 1:
-            node.forks.append(Fork(len(node.script), possible[0], possible[1:]))
+            label, rest = node.plan.pop(0) if node.plan else (possible[0], possible[1:])
+            node.forks.append(Fork(len(node.script), label, rest))
+            return label
         return possible[0]
 
     def _is_possible(self, run: Run, label: Any, rows: tuple[Any, ...]) -> bool:
@@ -149,14 +148,55 @@ class Search:
 
     # ---- the search
 
-    def run(self, leaf: Callable[[Run], None]) -> Tally:
-        """Calls leaf with each complete order. A leaf may raise Stop."""
-        more = True
-        while more:
+    def run(self, leaf: Callable[[Run], None], stop: Callable[[], bool] = lambda: False) -> bool:
+        """Calls leaf with each complete order, until stop() says so between two; whether all orders were seen."""
+        while self.more:
+            if stop():
+                return False
             run = self._one(leaf)
             run.close()
-            more = self._next()
-        return self.tally
+            self.more = self._next()
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """Where the search stands, between two orders, as JSON values: restore() goes on from it."""
+
+        def prints(footprints: dict[str, Footprint]) -> dict[str, Any]:
+            return {name: [sorted(f[0]), sorted(f[1])] for name, f in footprints.items()}
+
+        nodes = []
+        for node in self.path:
+            forks = [[fork.label, fork.labels] for fork in node.forks]
+            if node.forced is not None:
+                forks[-1][0] = node.forced[0]
+            nodes.append(
+                {
+                    "enabled": node.enabled, "sleep": prints(node.sleep), "chosen": node.chosen,
+                    "backtrack": node.backtrack, "done": prints(node.done), "asleep": sorted(node.asleep),
+                    "forks": [*forks, *node.plan],
+                }
+            )  # fmt: skip
+        return {"path": nodes, "fresh": self._fresh, "more": self.more, "tally": asdict(self.tally)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from where state() was called. Raises KeyError, TypeError or ValueError for what is no such state."""
+
+        def prints(told: dict[str, Any]) -> dict[str, Footprint]:
+            return {
+                name: (frozenset((a, b) for a, b in reads), frozenset((a, b) for a, b in writes))
+                for name, (reads, writes) in told.items()
+            }
+
+        self.path = [
+            Node(
+                list(told["enabled"]), prints(told["sleep"]), str(told["chosen"]), list(told["backtrack"]),
+                prints(told["done"]), plan=[(label, list(rest)) for label, rest in told["forks"]],
+                asleep=set(told["asleep"]),
+            )
+            for told in state["path"]
+        ]  # fmt: skip
+        self._fresh, self.more = int(state["fresh"]), bool(state["more"])
+        self.tally = Tally(**state["tally"])
 
     def _one(self, leaf: Callable[[Run], None]) -> Run:
         run = Run(self.build, self.bounds, self.shared, self)

@@ -1,6 +1,6 @@
 """A scenario's steps as a recipe: the same on the model, on this host's KVM and on a kernel in the lab.
 
-A program is JSON: {"vcpus": n, "kvmclock": "new"|"old"|null, "boot": bool, "steps": [step, ...]}. A step is
+A program is JSON: {"vcpus": n, "kvmclock": "new"|"old"|null, "boot": bool, "look": bool, "steps": [...]}. A step is
 {"actor": "vmm"|"guest"|"host", "do": verb, "say": sentence, "vcpus": [i, ...], ...verb's own keys}.
 `guestclock.scenario` makes programs from TOML and checks them; nothing here is met by unchecked input.
 
@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
+from guestclock.arith import s64, u64
 from guestclock.kvm.api import (
     AdjustFrequency,
     ClearGuestStopped,
@@ -64,7 +65,9 @@ class Play:
     async def run(self) -> None:
         await Note("start", "step", (("index", -1),))
         await self.new_vm(self.program["vcpus"], boot=self.program.get("boot", True))
-        await self.look()
+        looks = self.program.get("look", True)
+        if looks:
+            await self.look()
         for index, step in enumerate(self.program["steps"]):
             await Note(step["say"], "step", (("index", index), ("do", step["do"])))
             try:
@@ -74,7 +77,7 @@ class Play:
                 await Note("refused", "note", (("errno", refusal.errno), ("op", refusal.op.name)))
             except Unsaved as missing:
                 await Note("left out", "note", (("missing", missing.args[0]),))
-            if step.get("look", True):
+            if looks and step.get("look", True):
                 await self.look()
 
     async def look(self) -> None:
@@ -166,7 +169,7 @@ class Play:
                 self.save(step, answer.tsc, vcpu)
                 if "as" in step and answer.kvmclock_ns is not None:
                     self.saved[step["as"] + ".kvmclock"] = answer.kvmclock_ns
-            elif isinstance(answer, int):
+            elif answer is not None and answer is not True and answer is not False:
                 self.save(step, answer, vcpu)
 
 
@@ -187,15 +190,6 @@ def verb(actor: str, do: str) -> Callable[[Verb], Verb]:
         return function
 
     return enter
-
-
-def u64(value: int) -> int:
-    """As the C type of an ioctl argument: a negative number is given as its two's complement."""
-    return value % 2**64
-
-
-def s64(value: int) -> int:
-    return (value + 2**63) % 2**64 - 2**63
 
 
 @verb("vmm", "create-vm")

@@ -1,5 +1,14 @@
 """The properties that the checker asks about, a small object each."""
 
-from guestclock.checks.questions import monotonic, policy, together
+from guestclock.checks.questions import (
+    last_value,
+    monotonic,
+    pages,
+    pairing,
+    policy,
+    rates,
+    restore,
+    together,
+)
 
-__all__ = ["monotonic", "policy", "together"]
+__all__ = ["last_value", "monotonic", "pages", "pairing", "policy", "rates", "restore", "together"]

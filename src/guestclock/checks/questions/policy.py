@@ -1,7 +1,8 @@
 """Does a clock do across the operation what the VMM means it to: run, freeze or advance?
 
 From the guest's last instruction before the operation to its first one after it. The same question from ioctl to ioctl
-is asked apart from that, with the VMM's own calls for ends.
+is asked apart from that, with the VMM's own calls for ends: what it does to the clocks in between, and whatever time it
+loses on the way in and out left aside.
 """
 
 from __future__ import annotations
@@ -9,72 +10,119 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from guestclock.arith.affine import Form
-from guestclock.checks.asks import Ask, events_of, guest_windows, name_of, question
-from guestclock.checks.windows import BEFORE, Window, apart
-from guestclock.checks.world import Outcome
+from guestclock.abi.msr import MSR_IA32_TSC
+from guestclock.arith.affine import Symbol
+from guestclock.checks.asks import (
+    Ask,
+    Section,
+    after_middle,
+    both_ways,
+    elapsed_ns,
+    events_of,
+    first_half,
+    guest_windows,
+    name_of,
+    question,
+    scaled,
+    section,
+)
+from guestclock.checks.windows import BOOT, Window, apart
+from guestclock.checks.world import Call, Outcome
+from guestclock.kvm import api
 
 
 def across(outcome: Outcome) -> Iterator[tuple[Window, Window]]:
     """Each vCPU's last window before the operation and its first one after it."""
     windows = guest_windows(outcome)
     for vcpu in sorted({w.vcpu for w in windows}):
-        before = [w for w in windows if w.vcpu == vcpu and w.phase == BEFORE and w.closed is not None]
-        after = [w for w in windows if w.vcpu == vcpu and w.phase != BEFORE]
+        mine = [w for w in windows if w.vcpu == vcpu]
+        before = [w for w in mine if not after_middle(outcome, w) and w.closed is not None]
+        after = [w for w in mine if after_middle(outcome, w)]
         if before and after:
             yield before[-1], after[0]
 
 
-def elapsed_ns_times(outcome: Outcome, units: Any) -> Any:
-    """Elapsed units as ns, exact: a form with a denominator, or for an int rounded down."""
-    num, den = 1_000_000, outcome.spec.sites[0].tsc_khz
-    if type(units) is Form:
-        return Form({s: c * num for s, c in units.terms.items()}, units.const * num, units.den * den)
-    return units * num // den
-
-
-def _meant(outcome: Outcome, clock: str) -> str:
-    return dict(outcome.spec.policy).get(clock, "")
-
-
-def _asks(outcome: Outcome, clock: str) -> Iterator[Ask]:
-    meant = _meant(outcome, clock)
+def _asks(
+    outcome: Outcome, clock: str, before: Window, after: Window, left: Symbol, entered: Symbol,
+    events: tuple[int, ...], tolerance: int = 0,
+) -> Iterator[Ask]:  # fmt: skip
+    """How far the line after, at `entered`, is from where the policy wants the line before, at `left`, to have come."""
+    meant = dict(outcome.spec.policy).get(clock, "")
     if not meant:
         return
-    world = outcome.world
-    khz = outcome.spec.sites[0].tsc_khz
+    world, khz = outcome.world, outcome.spec.sites[0].tsc_khz
+    read: Callable[..., Any] = Window.tsc if clock == "tsc" else Window.kvmclock_line
+
+    def gained(t: Callable[[str], Any]) -> Any:
+        passed = apart(read(after, world, t(entered)), read(before, world, t(left)))
+        units = t(entered) - t(left)
+        if meant == "freeze":
+            return passed
+        return passed - (elapsed_ns(outcome, units) if clock == "kvmclock" else scaled(units, before.khz, khz))
+
+    for sense, value in both_ways(gained, "gained", "lost"):
+        yield Ask(
+            sense=sense,
+            unit="cycles" if clock == "tsc" else "ns",
+            who=name_of(before),
+            id=f"{clock} {sense} {before.id} {after.id}",
+            events=events,
+            instants=(),
+            ordered=(),
+            value=value,
+            tolerance=tolerance,
+        )
+
+
+def _from_guest_to_guest(outcome: Outcome, clock: str) -> Iterator[Ask]:
     for before, after in across(outcome):
-        if clock == "kvmclock" and not (before.has_page and after.has_page):
+        if clock == "tsc" or (before.has_page and after.has_page):
+            assert before.closed is not None
+            yield from _asks(outcome, clock, before, after, before.closed, after.opened, events_of(before, after))
+
+
+def _captures(clock: str, op: Any, vcpu: int) -> bool:
+    if clock == "kvmclock":
+        return isinstance(op, api.GetClock)
+    if isinstance(op, api.GetMsr):
+        return op.vcpu == vcpu and op.index == MSR_IA32_TSC
+    return isinstance(op, api.StopAllTscs) or (isinstance(op, api.GetTscOffset) and op.vcpu == vcpu)
+
+
+def _sets(clock: str, op: Any, vcpu: int) -> bool:
+    if clock == "kvmclock":
+        return isinstance(op, api.SetClock)
+    if isinstance(op, api.SetMsr):
+        return op.vcpu == vcpu and op.index == MSR_IA32_TSC
+    return isinstance(op, api.StartAllTscs) or (isinstance(op, api.SetTscOffset) and op.vcpu == vcpu)
+
+
+def _ends(outcome: Outcome, clock: str, vcpu: int) -> tuple[Section, Section] | None:
+    """The VMM's last call that captured this clock, and its last one that set it; None where it did not do both."""
+    taken: Call | None = None
+    given: Call | None = None
+    for call in outcome.calls:
+        if call.phase == BOOT or call.error:
             continue
-        read: Callable[..., Any] = Window.tsc if clock == "tsc" else Window.kvmclock
+        if first_half(outcome, call):
+            taken = call if _captures(clock, call.op, vcpu) else taken
+        else:
+            given = call if _sets(clock, call.op, vcpu) else given
+    return None if taken is None or given is None else (section(outcome, taken), section(outcome, given))
 
-        def gained(t: Callable[[str], Any], before: Window = before, after: Window = after, read: Any = read) -> Any:
-            left, entered = t(before.closed or ""), t(after.opened)
-            passed = apart(read(after, world, entered), read(before, world, left))
-            if meant == "freeze":
-                return passed
-            if clock == "kvmclock":
-                return passed - elapsed_ns_times(outcome, entered - left)
-            if before.khz == khz:
-                return passed - (entered - left)
-            units = entered - left
-            if type(units) is Form:
-                scaled = {s: c * before.khz for s, c in units.terms.items()}
-                return passed - Form(scaled, units.const * before.khz, units.den * khz)
-            return passed - units * before.khz // khz
 
-        unit = "cycles" if clock == "tsc" else "ns"
-        for sense, sign in (("gained", 1), ("lost", -1)):
-            yield Ask(
-                sense=sense,
-                unit=unit,
-                who=name_of(before),
-                id=f"{clock} {sense} {before.id} {after.id}",
-                events=events_of(before, after),
-                instants=(),
-                ordered=(),
-                value=lambda t, sign=sign, gained=gained: gained(t) * sign,
-            )
+def _from_call_to_call(outcome: Outcome, clock: str) -> Iterator[Ask]:
+    spec = outcome.spec
+    # A call is no instant: KVM reads its clocks somewhere in one section. Where time stands still, that shows.
+    stands = dict(spec.policy).get(clock) == "freeze"
+    sections = spec.units(2 * spec.section_ns) if clock == "tsc" else 2 * spec.section_ns
+    for before, after in across(outcome):
+        ends = _ends(outcome, clock, before.vcpu)
+        if ends is None or (clock == "kvmclock" and not (before.has_page and after.has_page)):
+            continue
+        taken, given = ends
+        events = (*events_of(before), after.opener, taken.number, given.number)
+        yield from _asks(outcome, clock, before, after, taken.end, given.end, events, sections if stands else 0)
 
 
 @question(
@@ -84,7 +132,7 @@ def _asks(outcome: Outcome, clock: str) -> Iterator[Ask]:
     breaks="a guest that keeps time by its TSC sees the operation, or sees it wrong",
 )
 def tsc_policy(outcome: Outcome) -> Iterator[Ask]:
-    return _asks(outcome, "tsc")
+    return _from_guest_to_guest(outcome, "tsc")
 
 
 @question(
@@ -94,4 +142,24 @@ def tsc_policy(outcome: Outcome) -> Iterator[Ask]:
     breaks="CLOCK_MONOTONIC of a guest on kvm-clock jumps, or loses the time of the operation",
 )
 def kvmclock_policy(outcome: Outcome) -> Iterator[Ask]:
-    return _asks(outcome, "kvmclock")
+    return _from_guest_to_guest(outcome, "kvmclock")
+
+
+@question(
+    "tsc-policy-calls",
+    "each vCPU's TSC does what the policy says from the VMM's last reading of it to its last write",
+    source="the recipe's POLICY, or --policy",
+    breaks="the VMM's own sums are wrong: however fast its calls follow each other, the TSC comes out elsewhere",
+)
+def tsc_policy_calls(outcome: Outcome) -> Iterator[Ask]:
+    return _from_call_to_call(outcome, "tsc")
+
+
+@question(
+    "kvmclock-policy-calls",
+    "each vCPU's kvmclock does what the policy says from KVM_GET_CLOCK to KVM_SET_CLOCK",
+    source="the recipe's POLICY, or --policy",
+    breaks="the VMM's own sums are wrong: however fast its calls follow each other, kvmclock comes out elsewhere",
+)
+def kvmclock_policy_calls(outcome: Outcome) -> Iterator[Ask]:
+    return _from_call_to_call(outcome, "kvmclock")

@@ -1,0 +1,122 @@
+"""What a restore leaves: the same once as twice, and the guest's own wishes for its TSCs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from typing import Any
+
+from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
+from guestclock.arith import kvm_get_time_scale, pvclock_scale_delta, u64
+from guestclock.checks.asks import Ask, Section, both_ways, events_of, name_of, question, section
+from guestclock.checks.questions.policy import across
+from guestclock.checks.twice import RESTORED
+from guestclock.checks.windows import VmClock, Window, apart
+from guestclock.checks.world import Outcome
+from guestclock.kvm import api
+
+NSEC_PER_SEC = 1_000_000_000
+
+
+@question(
+    "idempotent-restore",
+    "a snapshot that is restored twice leaves the same TSC offsets and the same kvmclock as restored once",
+    source="2021-07, KVM: Add idempotent controls for migrating system counter state (Upton)",
+    breaks="a VMM that tries again, or is preempted between reading and writing, moves the guest's clocks by that time",
+    default=False,
+)
+def idempotent_restore(outcome: Outcome) -> Iterator[Ask]:
+    """Of a world that restores twice (checks.twice); a kernel section is no instant, so two of them are allowed."""
+    spec = outcome.spec
+    notes = [call for call in outcome.calls if isinstance(call.op, api.Note) and call.op.name_ == RESTORED]
+    if len(notes) < 2:
+        return
+    once, twice = (section(outcome, call) for call in notes[:2])
+    where = notes[1].site, outcome.vms[-1][1]
+    for vcpu in sorted({p.vcpu for p in outcome.tracker.pages() if (p.site, p.vm) == where}):
+        spans = [p for p in outcome.tracker.pages() if p.who == (*where, vcpu)]
+        old, new = _at(spans, once), _at(spans, twice)
+        yield from _moved(
+            f"vCPU {vcpu}'s TSC", "cycles", f"{where} {vcpu}", (once.number, twice.number),
+            lambda t, old=old, new=new: apart(new.offset, old.offset), spec.units(2 * spec.section_ns),
+        )  # fmt: skip
+    clocks = [c for c in outcome.tracker.clocks if (c.site, c.vm) == where]
+    was, became = _at(clocks, once), _at(clocks, twice)
+    if (was.snapshot is None) == (became.snapshot is None):
+        yield from _moved(
+            "kvmclock", "ns", f"{where} kvmclock", (once.number, twice.number),
+            lambda t: apart(_kvmclock(outcome, became, t(twice.end)), _kvmclock(outcome, was, t(twice.end))),
+            2 * spec.section_ns,
+        )  # fmt: skip
+
+
+def _at(spans: list[Any], when: Section) -> Any:
+    return [span for span in spans if span.opener <= when.number][-1]
+
+
+def _kvmclock(outcome: Outcome, clock: VmClock, t: Any) -> Any:
+    """KVM's own kvmclock at instant t, ns: by the snapshot (definition C), or only its offset where there is none."""
+    if clock.snapshot is None:
+        return clock.offset
+    machine = outcome.kvms[clock.site].host.machine
+    host_tsc, base_ns = clock.snapshot
+    shift, mul = kvm_get_time_scale(NSEC_PER_SEC, machine.cpu_khz(0) * 1000)
+    delta = u64(machine.counter.at(outcome.world.ps_of(t)) - host_tsc)
+    return base_ns + clock.offset + pvclock_scale_delta(delta, mul, shift)
+
+
+def _moved(who: str, unit: str, id_: str, events: tuple[int, ...], value: Any, tolerance: int) -> Iterator[Ask]:
+    for sense, moved in both_ways(value, "ahead", "behind"):
+        yield Ask(
+            sense=f"moved {sense} by the second restore",
+            unit=unit,
+            who=who,
+            id=f"{sense} {id_}",
+            events=events,
+            instants=(),
+            ordered=(),
+            value=moved,
+            tolerance=tolerance,
+        )
+
+
+@question(
+    "guest-apart-kept",
+    "a guest that has set its TSCs apart finds them as far apart after the operation",
+    source="2010-08-20, KVM TSC writes: a guest may want an unsynchronised TSC (Amsden, Avi Kivity)",
+    breaks="KVM's guess that nearly equal means equal, or a VMM that reads one for all, takes away what it asked for",
+    default=False,
+)
+def guest_apart_kept(outcome: Outcome) -> Iterator[Ask]:
+    if not wants_apart(outcome):
+        return
+    world = outcome.world
+    pairs: list[tuple[Window, Window]] = list(across(outcome))
+    for (x, later_x), (y, later_y) in permutations(pairs, 2):
+        ends = x.closed or "", later_x.opened
+
+        def moved(t: Any, w: Any = (x, later_x, y, later_y), ends: Any = ends) -> Any:
+            left, entered = t(ends[0]), t(ends[1])
+            before = w[0].tsc(world, left) - w[2].tsc(world, left)
+            return apart(w[1].tsc(world, entered) - w[3].tsc(world, entered), before)
+
+        yield Ask(
+            sense="of the distance changed",
+            unit="cycles",
+            who=f"{name_of(x)} against {name_of(y)}",
+            id=f"apart {x.id} {later_x.id} {y.id} {later_y.id}",
+            events=tuple(dict.fromkeys(events_of(x, y, later_x, later_y))),
+            instants=(),
+            ordered=(),
+            value=moved,
+        )
+
+
+def wants_apart(outcome: Outcome) -> bool:
+    """Whether the guest itself wrote a TSC or a TSC_ADJUST."""
+    return any(
+        isinstance(action, api.Wrmsr) and action.index in (MSR_IA32_TSC, MSR_IA32_TSC_ADJUST)
+        for call in outcome.calls
+        if isinstance(call.op, api.Run)
+        for action in call.op.actions
+    )

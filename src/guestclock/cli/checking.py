@@ -1,0 +1,187 @@
+"""The commands about verdicts: check, replay, export, corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guestclock.cli.terminal import console, progress_line
+
+if TYPE_CHECKING:
+    pass
+
+VIOLATED_STATUS, UNDECIDED_STATUS = 1, 3
+
+
+def register(app: typer.Typer) -> None:
+    """Enters the commands of this file."""
+    for command in (check, replay, export):
+        app.command()(command)
+
+
+def check(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe by name or file (NAME, FILE.py), or a scenario (NAME, FILE.toml).",
+            metavar="RECIPE|SCENARIO",
+        ),
+    ],
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            help="Whose KVM: a profile like linux-6.12 or linux-6.12+exact5, or a FILE.py of yours. May be repeated.",
+            metavar="PROFILE|FILE",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help="What the guest's clocks are meant to do: run, freeze or advance, or a FILE.toml with a policy per "
+            "clock and tolerances. Without it: what the recipe says.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
+    vcpus: Annotated[int | None, typer.Option("--vcpus", help="How many vCPUs (2).", metavar="N")] = None,
+    max_delay: Annotated[
+        str | None, typer.Option("--max-delay", help="Between two calls, at most (5 s).", metavar="T")
+    ] = None,
+    max_section: Annotated[
+        str | None,
+        typer.Option("--max-section", help="Inside one section of the kernel, at most (10 us).", metavar="T"),
+    ] = None,
+    life: Annotated[
+        str | None, typer.Option("--life", help="The guest has run before, at most (100 s).", metavar="T")
+    ] = None,
+    away: Annotated[
+        str | None, typer.Option("--away", help="The operation's middle takes at most (60 s).", metavar="T")
+    ] = None,
+    property_: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="Only this property. May be repeated.", metavar="NAME"),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Search no longer than this; what is open then is undecided.", metavar="T"),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", help="Processes to search with (as many as there are CPUs).", metavar="N")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="A Dask scheduler to search with instead.", metavar="ADDRESS")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Where the search is kept when interrupted, and goes on from.", metavar="FILE"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Where replay files go: a directory.", metavar="DIR")] = Path(
+        "out"
+    ),
+) -> None:
+    """Ask of every order and every delay: does each guest clock do what it should?
+
+    Prints a verdict per property, the bounds they rest on, and for each violation the shortest story and a replay file.
+    Exits 0 where everything holds, 1 where something is violated, 3 where something is undecided, 2 for bad input.
+    """
+    import sys
+
+    from guestclock.checks.target import duration, how, targets
+
+    options = (("--max-delay", max_delay), ("--max-section", max_section), ("--life", life), ("--away", away))
+    found = targets(what, kernel or (), policy, vcpus, property_ or (), options)
+    budget_s = None if budget is None else duration("--budget", budget) / 1e9
+    search = how(budget_s=budget_s, jobs=jobs, cluster=cluster, resume=resume)
+    from guestclock.report.check import check_out, checked, exit_status, show
+
+    check_out(out)
+    with progress_line() as progress:
+        done = [checked(target, out, progress, **search) for target in found]
+    if json:
+        from guestclock.report.check_json import write
+
+        write(done, sys.stdout)
+    else:
+        show(console(), done)
+    raise typer.Exit(exit_status(done))
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="What check has written.", metavar="FILE")],
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            help="model (the default): the very run, with integers. kvm, lab:KERNEL: the same calls at the same "
+            "distances on a real kernel, where they alone bring it about.",
+            metavar="WHERE",
+        ),
+    ] = "model",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw clock minus true time: .png, .svg or .pdf.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Run a violation again and show how it comes about.
+
+    Exits 0 where the run shows the recorded value (--on kvm, lab:KERNEL: the violation), 1 where it does not, 2 for bad
+    input, and where calls and their distances alone do not bring it about.
+    """
+    import sys
+
+    from guestclock.checks import replay_file
+    from guestclock.report.save import check_paths
+
+    check_paths(None, figure)
+    loaded = replay_file.load(file)
+    from guestclock.report import check_replay
+
+    story = check_replay.retold(loaded, str(file))
+    if figure is not None:
+        from guestclock.report.check_figure import draw
+
+        draw(loaded, story, figure)
+        print(f"figure: {figure}", file=sys.stderr)
+    if on != "model":
+        from guestclock.checks.forced import forced
+
+        with progress_line() as progress:
+            run = forced(loaded, story, on, progress)
+        check_replay.show_forced(console(), loaded, run, json=json)
+        raise typer.Exit(0 if run.violated else VIOLATED_STATUS)
+    if json:
+        from guestclock.report.check_json import write_replay
+
+        write_replay(loaded, story, sys.stdout)
+    else:
+        check_replay.show(console(), loaded, story)
+    raise typer.Exit(0 if story.value == loaded.value else VIOLATED_STATUS)
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="A replay file.", metavar="FILE")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="selftest-c: a test for the kernel's tools/testing/selftests/kvm. perfetto: a trace for "
+            "ui.perfetto.dev. mail: plain text of 72 columns.",
+            metavar="FORMAT",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write; without it, stdout.", metavar="OUT")
+    ] = None,
+) -> None:
+    """Write a violation in a form that others read."""
+    from guestclock.checks import replay_file
+    from guestclock.report.exports import exported, writer
+
+    write = writer(to)
+    loaded = replay_file.load(file)
+    exported(write, loaded, file, output)

@@ -1,0 +1,148 @@
+"""What `guestclock check` prints: verdicts, bounds, stories, replay files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from guestclock.checks import replay_file
+from guestclock.checks.replay_file import ReplayFile
+from guestclock.checks.story import Story, replay
+from guestclock.checks.target import Target, forgiven
+from guestclock.checks.verdict import UNDECIDED, VIOLATED, Result, Verdict
+from guestclock.checks.verdict import check as search
+from guestclock.errors import UserError
+from guestclock.report.check_story import rule_told, story_lines
+from guestclock.report.check_table import Line, as_text, hanging, ordered, side_by_side, verdict_lines
+from guestclock.report.check_words import SHOWN, span, told
+
+STATUS = {VIOLATED: 1, UNDECIDED: 3}
+
+
+@dataclass(slots=True)
+class Checked:
+    """One target's verdicts. replays, stories: of each violated property; fixed: what the fix does about them."""
+
+    target: Target
+    result: Result
+    replays: dict[str, Path] = field(default_factory=dict)
+    stories: dict[str, Story] = field(default_factory=dict)
+    fixed: Result | None = None
+
+
+def check_out(directory: Path) -> None:
+    """Raises UserError where replay files could not be written later. Makes nothing yet."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--out {directory}: is a file, expected a directory")
+    place = directory
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out {directory}: cannot be written: {place}")
+
+
+def checked(
+    target: Target,
+    out: Path,
+    progress: Callable[[str], None] = lambda line: None,
+    **how: Any,
+) -> Checked:
+    """The search, what a policy forgives, the stories with their replay files, and the fix checked as well.
+
+    how: what checks.verdict.check takes besides: budget_s and so on.
+    """
+    result = forgiven(search(target.spec, progress=progress, **how), target.policy)
+    done = Checked(target, result)
+    for verdict in result.verdicts:
+        if verdict.status == VIOLATED:
+            file = replay_file.of(target.spec, verdict)
+            path = out / f"{_file_name(target)}.{verdict.property}.json"
+            replay_file.save(file, path)
+            done.replays[verdict.property] = path
+            done.stories[verdict.property] = retold(file, str(path))
+    if target.fix is not None and done.replays:
+        spec = target.spec.but(recipe=target.fix[0], properties=tuple(done.replays))
+        done.fixed = forgiven(search(spec, progress=progress, budget_s=how.get("budget_s")), target.policy)
+    return done
+
+
+def retold(file: ReplayFile, name: str) -> Story:
+    """The story of a replay file, by running it."""
+    return replay(file.spec, file.property, file.ask, file.schedule, name)
+
+
+def _file_name(target: Target) -> str:
+    words = (Path(target.name).stem, Path(target.kernel).name.removesuffix(".py"), target.varied)
+    return ".".join(re.sub(r"[^\w.+-]+", "-", word) for word in words if word)
+
+
+def exit_status(done: Sequence[Checked]) -> int:
+    """1 violated, else 3 undecided, else 0."""
+    statuses = {v.status for each in done for v in each.result.verdicts}
+    return next((STATUS[s] for s in (VIOLATED, UNDECIDED) if s in statuses), 0)
+
+
+def show(console: Console, done: Sequence[Checked]) -> None:
+    """A table if there are several; then each one's verdicts and stories."""
+    for text in as_text(lines(done, console.width)):
+        console.print(text, soft_wrap=True)
+
+
+def lines(done: Sequence[Checked], width: int) -> Iterator[Line]:
+    if len(done) > 1:
+        yield from side_by_side([(heading(each, done), each.result) for each in done], width)
+    for each in done:
+        if len(done) > 1:
+            yield "", ""
+            yield heading(each, done), "bold"
+        yield from verdict_lines(each.result, width)
+        for verdict in ordered(each.result.verdicts):
+            if verdict.property in each.stories:
+                yield "", ""
+                yield from violation_lines(each, verdict, width)
+
+
+def heading(each: Checked, done: Sequence[Checked]) -> str:
+    """What tells this one from the others."""
+    target = each.target
+    kernels = len({d.target.kernel for d in done}) > 1
+    parts = [target.kernel if kernels or not target.varied else "", target.varied]
+    return ", ".join(part for part in parts if part)
+
+
+def violation_lines(each: Checked, verdict: Verdict, width: int) -> Iterator[Line]:
+    """The story of one violation, why it is so, what breaks, what helps, and how to see it again."""
+    name, story = verdict.property, each.stories[verdict.property]
+    yield from hanging(f"  {name}, shortest story", breaks_told(verdict), width, "bold")
+    yield from story_lines(story, width)
+    yield from why_lines(story, width)
+    if each.fixed is not None and each.target.fix is not None:
+        other = next(v for v in each.fixed.verdicts if v.property == name)
+        fix, why = each.target.fix
+        again = SHOWN[other.status] if other.status != VIOLATED else f"still violated, {told(other, each.fixed.spec)}"
+        yield from hanging("  fix: ", f"{fix}, {why}; re-checked: {again}", width, "")
+    yield from hanging("  replay: ", f"guestclock replay {each.replays[name]}", 10_000, "")
+
+
+def why_lines(story: Story, width: int) -> Iterator[Line]:
+    for number, rule in enumerate(story.rules):
+        yield from hanging("  why: " if number == 0 else "       ", rule_told(rule), width, "")
+    yield from hanging("  breaks: ", story.question.breaks, width, "")
+
+
+def breaks_told(verdict: Verdict) -> str:
+    """The smallest delay that breaks it, where the search looked for it."""
+    smallest = breaks_ns(verdict)
+    return "" if smallest is None else f": breaks as soon as {span(smallest)} pass between two calls"
+
+
+def breaks_ns(verdict: Verdict) -> int | None:
+    """Verdict.breaks, where there is one: ns."""
+    found = getattr(verdict, "breaks", None)
+    return found if isinstance(found, int) else None
