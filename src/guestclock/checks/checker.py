@@ -43,10 +43,13 @@ class Found:
 
     def worse_than(self, other: Found | None) -> bool:
         """The same whatever order they were found in."""
-        return other is None or (self.excess, -self.steps, other.trail) > (other.excess, -other.steps, self.trail)
+        return other is None or (-self.excess, *self._last()) < (-other.excess, *other._last())
 
     def shorter_than(self, other: Found | None) -> bool:
-        return other is None or (self.steps, -self.excess, self.trail) < (other.steps, -other.excess, other.trail)
+        return other is None or (self.steps, -self.excess, *self._last()) < (other.steps, -other.excess, *other._last())
+
+    def _last(self) -> tuple[int, str, str]:
+        return self.steps, self.ask, repr(self.trail)
 
 
 @dataclass(slots=True)
@@ -123,8 +126,8 @@ class Checker:
             most = self._by_its_past(run, events, name, ask)
             if most is None:
                 return
-            short = most > 0 and (shortest is None or steps < shortest.steps)
-            if worst is not None and most <= worst.excess and not short:
+            short = most > 0 and (shortest is None or steps <= shortest.steps)
+            if worst is not None and not short and (most < worst.excess or most <= 0):
                 return
             answer = put(whole, ask).worst(lambda: ask.value(Form.of), ask.tolerance)
         except Impossible:

@@ -31,7 +31,9 @@ class Spec:
     """One question to the explorer: a recipe (or a scenario's variation, as a program) on a kernel, with its bounds.
 
     recipe: name or file. program: for scenarios, what guestclock.vmm.steps plays, as JSON text. kernel: profile or file.
-    sites: one host, or source and destination. delay_ns: between two steps. section_ns: clock reads inside one kernel
+    sites: one host, or source and destination. delay_ns: from one call of the VMM to the end of
+    the next; save_delay_ns, restore_delay_ns: the same for the calls before and after the operation's middle, 0: delay_ns.
+    section_ns: clock reads inside one kernel
     section. life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long the
     operation's middle takes (the pause, the transfer); after_ns: for how long it is watched afterwards.
     khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. start: the vCPUs run after the operation; without that, only what their TSCs will read can be asked.
@@ -44,6 +46,8 @@ class Spec:
     vcpus: int = 2
     start: bool = True
     delay_ns: int = 5 * 10**9
+    save_delay_ns: int = 0
+    restore_delay_ns: int = 0
     section_ns: int = 10_000
     life_ns: int = 100 * 10**9
     life_min_ns: int = 10**9
@@ -73,7 +77,7 @@ class Spec:
     def bounds(self) -> Bounds:
         # Everything that may happen fits below the horizon; how long clocks are watched is each question's own bound.
         calls = 30 + 16 * (self.vcpus)
-        horizon = self.life_ns + self.away_ns + self.after_ns + calls * self.delay_ns
+        horizon = self.life_ns + self.away_ns + self.after_ns + calls * max(self.delay_ns, self.save_delay_ns, self.restore_delay_ns)
         num, den = 10**9, self.sites[0].tsc_khz
         return Bounds(
             horizon=self.units(horizon),

@@ -117,6 +117,7 @@ class _Stage:
         self.site = 0
         self.started: set[tuple[int, int, int]] = set()
         self.calls = 0
+        self.halves = 0
 
     async def drive(self, recipe: Any) -> None:
         try:
@@ -136,7 +137,7 @@ class _Stage:
         outcome = self.outcome
         world, kvm = outcome.world, self.kvms[self.site]
         self.calls += 1
-        world.new_call(self.spec.units(BOOT_CALL_NS) if self.phase[0] == BOOT else None)
+        world.new_call(self.within())
         call = Call(op, self.site, self.phase[0], self.calls, world.latest, "")
         which = getattr(op, "vm", -1), getattr(op, "vcpu", None)
         if op.name == "Start":
@@ -154,6 +155,14 @@ class _Stage:
             call.after = world.latest
             outcome.calls.append(call)
         return call.answer
+
+    def within(self) -> int | None:
+        """The bound of the call that begins, units; None: the usual one."""
+        spec = self.spec
+        if self.phase[0] == BOOT:
+            return spec.units(BOOT_CALL_NS)
+        own = spec.restore_delay_ns if self.halves else spec.save_delay_ns
+        return spec.units(own) if own and self.phase[0] != BEFORE else None
 
     # ---- a recipe
 
@@ -215,6 +224,7 @@ class _Stage:
         course = self.course
         course.gone = True
         await _Until(MIDDLE, lambda: course.back)
+        self.halves = 1
 
     async def start_rest(self, vm: Vm) -> None:
         for vcpu in vm.vcpus:

@@ -20,14 +20,18 @@ from guestclock.checks.world import Outcome
 def pairing(outcome: Outcome) -> Iterator[Ask]:
     world = outcome.world
     for before, after in across(outcome):
-        if not (before.has_page and after.has_page):
+        page = before.page
+        if page is None or not (before.has_page and after.has_page):
             continue
 
-        def ahead(t: Callable[[str], Any], before: Any = before, after: Any = after) -> Any:
+        def ahead(
+            t: Callable[[str], Any], before: Any = before, after: Any = after, page: Any = page
+        ) -> Any:  # fmt: skip
             left, entered = t(before.closed), t(after.opened)
             clock = apart(after.kvmclock(world, entered), before.kvmclock(world, left))
             tsc = apart(after.tsc(world, entered), before.tsc(world, left))
-            return clock - scaled(tsc, 1_000_000, before.khz)
+            # By the page's own scale, so that one line is a pair with itself.
+            return clock - scaled(tsc, page.tsc_to_system_mul, 1 << 32 - page.tsc_shift)
 
         for sense, value in both_ways(ahead, "kvmclock ahead", "kvmclock behind"):
             yield Ask(

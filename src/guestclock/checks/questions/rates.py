@@ -119,7 +119,7 @@ def ntp_not_fed_through(outcome: Outcome) -> Iterator[Ask]:
                 instants=(Instant.within("b", later),),
                 ordered=((stretch.opened, "b"),),
                 value=off(sign),
-                # Without a masterclock base clock and TSC are read in turn: at both ends a section can lie between them.
+                # Without a masterclock base clock and TSC are read in turn: a section can lie between, at either end.
                 tolerance=2 * outcome.spec.section_ns,
             )
 

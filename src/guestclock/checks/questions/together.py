@@ -18,7 +18,6 @@ from guestclock.checks.asks import (
     name_of,
     of_guest,
     question,
-    same_half,
     section,
 )
 from guestclock.checks.windows import BOOT, Clocks, PageSpan, Window, apart, kvmclock_by, surely_before
@@ -37,7 +36,7 @@ from guestclock.kvm.model.kvmclock import KVM_CLOCK_TSC_STABLE
 def tsc_agrees(outcome: Outcome) -> Iterator[Ask]:
     world = outcome.world
     for x, y in permutations(guest_windows(outcome), 2):
-        if x.vcpu != y.vcpu and (x.site, x.vm) == (y.site, y.vm) and same_half(outcome, x, y):
+        if x.vcpu != y.vcpu and (x.site, x.vm) == (y.site, y.vm) and overlap(outcome, x, y):
             yield Ask(
                 sense="apart",
                 unit="cycles",
@@ -60,7 +59,7 @@ def flags_honest(outcome: Outcome) -> Iterator[Ask]:
     world = outcome.world
     stable = [w for w in guest_windows(outcome) if w.stable]
     for x, y in combinations(stable, 2):
-        if x.vcpu != y.vcpu and (x.site, x.vm) == (y.site, y.vm) and same_half(outcome, x, y):
+        if x.vcpu != y.vcpu and (x.site, x.vm) == (y.site, y.vm) and overlap(outcome, x, y):
             who, id_ = f"{name_of(x)} and {name_of(y)}", f"{x.id} {y.id}"
             yield from _one(who, id_, events_of(x, y), (inside("a", x, y),), (), _kvmclocks(world, x, y, "a"))
     for page, window in _foreign(outcome, stable):
@@ -99,14 +98,14 @@ def _foreign(outcome: Outcome, windows: list[Window]) -> Iterator[tuple[PageSpan
                 yield page, window
 
 
-def overlap(outcome: Outcome, page: PageSpan, window: Window) -> bool:
+def overlap(outcome: Outcome, one: Window | PageSpan, other: Window | PageSpan) -> bool:
     """False only where the one surely ends before the other begins."""
     world = outcome.world
     return not (
-        surely_before(world, page.closer, window.opener)
-        or surely_before(world, window.closer, page.opener)
-        or page.closer == window.opener
-        or window.closer == page.opener
+        surely_before(world, one.closer, other.opener)
+        or surely_before(world, other.closer, one.opener)
+        or one.closer == other.opener
+        or other.closer == one.opener
     )
 
 
