@@ -173,7 +173,9 @@ class Watch:
             self.story.even[i].append(Stretch(None, None if was == START else was, number))
             self.even[i] = None
         seen = self.seen[i]
-        if seen is not None and (not (even or self.unchecked) or seen[0][0] is not page.tsc or seen[0][1] is not page.ns):
+        if seen is not None and (
+            not (even or self.unchecked) or seen[0][0] is not page.tsc or seen[0][1] is not page.ns
+        ):
             self.story.pages[i].append(Stretch(*seen, number))
             seen = self.seen[i] = None
         if seen is None and (even or self.unchecked):
@@ -275,7 +277,9 @@ def _ask(order: Leaf, first: Reading, then: Reading, unchecked: bool, answer: An
     for name, stretches in instants.items():
         after = [events[s.after].end for s in stretches if s.after is not None]
         forms[name] = question.instant(
-            name, after=after + [before] * bool(before), before=[events[s.before].start for s in stretches if s.before is not None]
+            name,
+            after=after + [before] * bool(before),
+            before=[events[s.before].start for s in stretches if s.before is not None],
         )
         before = name
     if question.contradictory:
@@ -306,7 +310,11 @@ class Spin:
 def spin(variant: Variant, ticks: int, limit_s: float) -> Spin:
     """Raises FileNotFoundError without spin or a C compiler."""
     flags = [f"-DNV={variant.pages}", f"-DTICKS={ticks}", f"-DSLEWS={int(variant.slewed)}"]
-    flags += ["-DSLEWED_BASE"] * variant.slewed + ["-DRESUME_EARLY"] * variant.resume_early + ["-DUNCHECKED"] * variant.unchecked
+    flags += (
+        ["-DSLEWED_BASE"] * variant.slewed
+        + ["-DRESUME_EARLY"] * variant.resume_early
+        + ["-DUNCHECKED"] * variant.unchecked
+    )
     with tempfile.TemporaryDirectory(prefix="guestclock-spin-") as scratch:
 
         def run(*command: str, timeout: float | None = None) -> str:
@@ -354,7 +362,9 @@ def main(spin_limit_s: float = 20) -> None:
             if theirs.verdict == "none":
                 told += f"   SPIN, 2 ticks: none in {theirs.seconds:.0f} s"
             else:
-                told += f"   SPIN, 2 ticks: {theirs.seconds:.2f} s {theirs.verdict} (+ {theirs.compile_s:.1f} s to compile)"
+                told += (
+                    f"   SPIN, 2 ticks: {theirs.seconds:.2f} s {theirs.verdict} (+ {theirs.compile_s:.1f} s to compile)"
+                )
                 told += f"   {theirs.seconds / ours.seconds:.1f} times as long"
         print(f"pages            {variant.name:33} {told}")
     rates()

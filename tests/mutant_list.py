@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 MODEL = ("tests/kvm/model",)
 TIME = ("tests/linux", "tests/machine")
-ENGINE = (
-    "tests/arith/test_affine.py", "tests/explore/test_exact.py", "tests/explore/test_times.py", "tests/explore/test_search.py",
-    "tests/explore/test_traps.py", "tests/explore/test_random_runs.py",
-)  # fmt: skip
+ORDERS = ("tests/explore/test_search.py",)
+FORMS = ("tests/arith/test_affine.py", "tests/explore/test_search.py", "tests/explore/test_traps.py", "tests/explore/test_random_runs.py")
+EXACT = ("tests/explore/test_exact.py", "tests/explore/test_traps.py")
+ENGINE = {
+    "search": ORDERS, "run": ORDERS, "judge": FORMS, "exact": EXACT, "times": ("tests/explore/test_times.py",),
+    "system": ("tests/explore/test_times.py", *FORMS[1:]), "leaf": (*ORDERS, "tests/explore/test_random_runs.py"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Mutant:
 
 
 def engine(name: str, file: str, old: str, new: str) -> Mutant:
-    return Mutant(name, f"explore/{file}.py", old, new, ENGINE)
+    return Mutant(name, f"explore/{file}.py", old, new, ENGINE[file])
 
 
 def matching(name: str, old: str, new: str) -> Mutant:

@@ -128,7 +128,15 @@ def test_what_is_no_affine_form_is_refused(wrong: Callable[[Form], Any]):
 
 @pytest.mark.parametrize(
     "question",
-    [lambda f: f < 3, lambda f: f == 3, bool, lambda f: f >> 1, lambda f: f // 2, lambda f: f.wrap_u64(), lambda f: max(f, 1)],
+    [
+        lambda f: f < 3,
+        lambda f: f == 3,
+        bool,
+        lambda f: f >> 1,
+        lambda f: f // 2,
+        lambda f: f.wrap_u64(),
+        lambda f: max(f, 1),
+    ],
 )
 def test_where_nobody_explores_a_form_is_not_judged(question: Callable[[Form], Any]):
     with pytest.raises(TypeError, match="nobody explores"):
@@ -226,7 +234,11 @@ def test_one_argument_has_one_name(a: Form, divisor: int, where: tuple[Any, Any]
     assert shifted - first == 5
 
 
-@given(forms(st.just(1)), boxed_points(), st.sampled_from((("wrap_u64", 0, 64), ("wrap_s64", -(1 << 63), 64), ("wrap_u32", 0, 32))))
+@given(
+    forms(st.just(1)),
+    boxed_points(),
+    st.sampled_from((("wrap_u64", 0, 64), ("wrap_s64", -(1 << 63), 64), ("wrap_u32", 0, 32))),
+)
 def test_a_wrap_is_modulo(a: Form, where: tuple[Any, Any], wrap: tuple[str, int, int]):
     box, point = where
     name, lowest, bits = wrap

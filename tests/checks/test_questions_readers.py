@@ -13,12 +13,9 @@ from guestclock.checks.world import Outcome, build
 from guestclock.explore.run import Run, World
 from guestclock.explore.search import Search
 
-APART = '''"""The TSCs of the vCPUs are set far apart: no masterclock, no STABLE, so last_value is at work."""
-from guestclock.kvm.api import Vm
-async def pause(vm: Vm) -> None:
-    for vcpu in vm.vcpus:
-        await vcpu.kick()
-async def resume(vm: Vm) -> None:
+APART = '''"""The TSCs of the vCPUs are set apart: no masterclock, no STABLE, so last_value is at work."""
+from guestclock.vmm.recipes.by_value_restore import save
+async def restore(vm, snapshot):
     for index, vcpu in enumerate(vm.vcpus):
         await vcpu.set_tsc_offset(index * 10**10)
 '''

@@ -133,9 +133,14 @@ def ops() -> st.SearchStrategy[Op]:
 
 
 def steps(ops: tuple[Op, ...]) -> int:
-    return 1 + sum(op[0] in ("wait", "wait at most", "pause") for op in ops) + sum(
-        op[0] not in ("wait", "wait at most", "pause") and (i > 0 and ops[i - 1][0] not in ("wait", "wait at most", "pause"))
-        for i, op in enumerate(ops)
+    return (
+        1
+        + sum(op[0] in ("wait", "wait at most", "pause") for op in ops)
+        + sum(
+            op[0] not in ("wait", "wait at most", "pause")
+            and (i > 0 and ops[i - 1][0] not in ("wait", "wait at most", "pause"))
+            for i, op in enumerate(ops)
+        )
     )
 
 

@@ -131,7 +131,9 @@ class Says:
         return said if self.left < 0 else self.status
 
 
-@pytest.mark.parametrize("status", [HighsModelStatus.kUnknown, HighsModelStatus.kIterationLimit, HighsModelStatus.kSolveError])
+@pytest.mark.parametrize(
+    "status", [HighsModelStatus.kUnknown, HighsModelStatus.kIterationLimit, HighsModelStatus.kSolveError]
+)
 def test_a_status_that_says_nothing_is_no_infeasibility(status: HighsModelStatus, monkeypatch: pytest.MonkeyPatch):
     """Trap 5: such programs are solved again in other scalings, and given up loudly."""
     row, box = [Form({"x": 1}, -5)], {"x": (0, 10)}

@@ -73,7 +73,12 @@ TWO_CHILDREN = (
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(programs.programs())
 @example(NEEDS_THE_THIRD_ONE_FIRST)
 @example(LAZY_GUARD)

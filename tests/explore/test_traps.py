@@ -26,7 +26,11 @@ from .worlds import bounds, by_value, hotplug, kvm_world, offsets_apart, worst_s
 
 
 # 49.868 ns per second of a TSC of 2.6 GHz, over 100 s: a slope of 1.9e-8 ns per cycle, below HiGHS's tolerance of 1e-7.
-FLAT = Form({"t": 49_868}, 0, 2_596_122_000_000), [Form({"t": 1, "u": -1}, 0)], {"t": (0, 1 << 38), "u": (0, 259_612_200_000)}
+FLAT = (
+    Form({"t": 49_868}, 0, 2_596_122_000_000),
+    [Form({"t": 1, "u": -1}, 0)],
+    {"t": (0, 1 << 38), "u": (0, 259_612_200_000)},
+)
 
 
 def test_a_flat_objective_is_not_taken_for_none():
@@ -140,7 +144,11 @@ def values_by_trace(toy: Any) -> dict[Any, set[Any]]:
     return found
 
 
-NAMED = [t for t in TOYS if t.name in ("seqcount-unchecked", "lock-2", "truncation", "opened-by-either", "older-value-survives")]
+NAMED = [
+    t
+    for t in TOYS
+    if t.name in ("seqcount-unchecked", "lock-2", "truncation", "opened-by-either", "older-value-survives")
+]
 
 
 @pytest.mark.parametrize("toy", NAMED, ids=lambda t: t.name)

@@ -136,7 +136,9 @@ def worst_step_back(recipe: Recipe, kernel: str, limits: Bounds) -> tuple[Fracti
                 if question.contradictory:
                     continue
                 found = question.worst(
-                    lambda a=a, b=b, first=first, then=then: kvm.reading(a, run.ps_of(first)) - kvm.reading(b, run.ps_of(then))
+                    lambda a=a, b=b, first=first, then=then: (
+                        kvm.reading(a, run.ps_of(first)) - kvm.reading(b, run.ps_of(then))
+                    )
                 )
                 if found is not None:
                     worst.append(found.upper)

@@ -9,11 +9,16 @@ from guestclock.checks.checker import Checker, Found
 from guestclock.explore.replay import Confirmed
 
 
+_PRECISION = 24
+"""The delay is found to one part in 2^24, or to one unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Breaks:
-    """delay_ns: between two calls, the least that an integer run needs; value: what it shows then.
+    """delay_ns: between two calls, with which an integer run violates it; value: what it shows then.
 
-    safe_ns: with this delay the order is proved not to violate the property any more, or None: it does at any delay.
+    safe_ns: with this delay the order is proved not to violate it, or None: it does at any delay. Between the two lies
+    what truncation can hide.
     """
 
     delay_ns: int
@@ -32,27 +37,34 @@ def smallest_delay(checker: Checker, question: Question, found: Found) -> tuple[
     def at(delay: int) -> Checker:
         return Checker(spec, checker.wanted, replace(full, delay=delay))
 
-    def wrong(delay: int) -> bool:
-        worst = at(delay).worst_of(question.name, found)
-        return worst is not None and worst.upper > found.tolerance
+    safe = -1
 
+    def wrong(delay: int) -> bool:
+        """Whether an integer run is sure to show it: beyond what truncation can hide."""
+        nonlocal safe
+        worst = at(delay).worst_of(question.name, found)
+        if worst is None or worst.upper <= found.tolerance:
+            safe = max(safe, delay)
+            return False
+        return worst.upper - worst.rounding - 1 > found.tolerance
+
+    enough = float(found.tolerance) + 1
     low, high = 0, full.delay
     if wrong(low):
-        confirmed = at(low).confirm(question.name, found)
+        confirmed = at(low).confirm(question.name, found, enough)
         if confirmed is None or confirmed.value <= found.tolerance:
             return None, None
         return Breaks(0, confirmed.value, None), confirmed
-    while high - low > 1:
+    if not wrong(high):
+        return None, None
+    while high - low > 1 + (high >> _PRECISION):
         middle = (low + high) // 2
         if wrong(middle):
             high = middle
         else:
             low = middle
-    # The proof may need a few units less than an integer run does.
-    for more in (0, 1, 2, 4, 8, 16, 64, 256, 1024):
-        confirmed = at(high + more).confirm(question.name, found)
-        if confirmed is not None and confirmed.value > found.tolerance:
-            khz = spec.sites[0].tsc_khz
-            needs_ns, safe_ns = -(-(high + more) * 1_000_000 // khz), low * 1_000_000 // khz
-            return Breaks(needs_ns, confirmed.value, safe_ns), confirmed
+    confirmed = at(high).confirm(question.name, found, enough)
+    if confirmed is not None and confirmed.value > found.tolerance:
+        khz = spec.sites[0].tsc_khz
+        return Breaks(-(-high * 1_000_000 // khz), confirmed.value, safe * 1_000_000 // khz if safe >= 0 else None), confirmed
     return None, None

@@ -17,7 +17,7 @@ from guestclock.explore import leaf as leaves
 from guestclock.explore.leaf import Leaf, Unproved, Worst
 from guestclock.explore.replay import Confirmed, confirm
 from guestclock.explore.run import Bounds, Run, bits
-from guestclock.explore.search import Search, Trail
+from guestclock.explore.search import Dead, Search, Trail
 from guestclock.explore.times import Impossible
 
 assert _questions.__all__
@@ -170,7 +170,10 @@ class Checker:
 
     def worst_of(self, name: str, found: Found) -> Worst | None:
         """The worst answer of one ask in one order, under this checker's bounds; None if they allow it at no time."""
-        run = self.search.again(found.trail)
+        try:
+            run = self.search.again(found.trail)
+        except (Impossible, Dead):
+            return None
         try:
             ask = find(QUESTIONS[name], run.world, found.ask)
             return put(Leaf(run, self.search.solver, self._programs), ask).worst(lambda: ask.value(Form.of))

@@ -50,25 +50,27 @@ class _Noting:
 
 
 def spawn_readers(outcome: Outcome, world: World, n: int) -> None:
-    """A reader on each of the first n vCPUs of the VM that the operation ends in; what they read is in `values`."""
+    """A reader on each of the first n vCPUs of the VM that the operation ends in; what they read is in `values`.
+
+    They begin when all n vCPUs are in their guest, and read READS times each.
+    """
     spec = outcome.spec
     restores = bool(spec.recipe) and recipes.load(spec.recipe).save is not None
     vm = 1 if restores and len(spec.sites) == 1 else 0
     last = LastValue()
     outcome.values[READINGS] = []
     for vcpu in range(n):
-        world.spawn(f"reader {vcpu}", _reader(outcome, world, vm, vcpu, last), daemon=True)
+        world.spawn(f"reader {vcpu}", _reader(outcome, world, vm, vcpu, n, last), daemon=True)
 
 
-async def _reader(outcome: Outcome, world: World, vm: int, index: int, last: LastValue) -> None:
+async def _reader(outcome: Outcome, world: World, vm: int, index: int, n: int, last: LastValue) -> None:
     host = outcome.kvms[-1].host
 
     def there() -> bool:
         vms = host.state.vms
-        if len(vms) <= vm or len(vms[vm].vcpus) <= index:
+        if len(vms) <= vm or len(vms[vm].vcpus) < n:
             return False
-        vcpu = vms[vm].vcpus[index]
-        return vcpu.running and vcpu.in_guest and vcpu.pv_time is not None and vcpu.pv_time.version != 0
+        return all(vcpu.running and vcpu.in_guest and vcpu.pv_time is not None for vcpu in vms[vm].vcpus[:n])
 
     await cp("the guest is in its VM", until=there)
     vcpu: VcpuTime = host.state.vms[vm].vcpus[index]

@@ -22,7 +22,7 @@ from guestclock.errors import UserError
 from guestclock.explore.replay import Schedule
 
 REPLAY_VERSION = 1
-UNITS = ("ns", "cycles")
+UNITS = ("ns", "cycles", "pages", "stores")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,16 +51,17 @@ class ReplayFile:
         return Schedule(self.steps, dict(self.values))
 
 
-def of(spec: Spec, verdict: Verdict) -> ReplayFile:
-    """The file of a violated verdict."""
-    confirmed, ask = verdict.confirmed, verdict.ask
-    assert confirmed is not None and ask is not None, verdict.status
+def of(spec: Spec, verdict: Verdict, *, short: bool = False) -> ReplayFile:
+    """The file of a violated verdict: its worst case, or (short, where there is one) its shortest story."""
+    shortest = short and verdict.short is not None
+    confirmed = verdict.short if shortest else verdict.confirmed
+    assert confirmed is not None, verdict.status
     return ReplayFile(
         guestclock_replay=REPLAY_VERSION,
         guestclock=__version__,
         spec=spec,
         property=verdict.property,
-        ask=ask.id,
+        ask=verdict.short_ask if shortest else verdict.ask,
         value=confirmed.value,
         unit=verdict.unit,
         sense=verdict.sense,

@@ -374,15 +374,13 @@ class _Teller:
     def trimmed(self, steps: list[Step]) -> list[Step]:
         """Without what cannot have mattered: headings over nothing, writes to others that came too late."""
         kept: list[Step] = []
-        ours = [
-            n for n, s in enumerate(steps) if s.vcpu in self.vcpus and s.kind == "call" and writes_tsc(s.data["op"])
-        ]
+        writes = [n for n, s in enumerate(steps) if s.kind == "call" and writes_tsc(s.data["op"])]
+        ours = [n for n in writes if steps[n].vcpu in self.vcpus]
         for position, step in enumerate(steps):
             if step.kind == "note" and (position + 1 == len(steps) or steps[position + 1].kind == "note"):
                 continue
-            if self.clock == "tsc" and step.kind == "call" and step.vcpu not in (None, *self.vcpus):
-                if writes_tsc(step.data["op"]) and ours and position > ours[-1]:
-                    continue
+            if self.clock == "tsc" and position in writes and ours and position > ours[-1]:
+                continue
             kept.append(step)
         return kept
 

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from inspect import signature
 from typing import Any
 
 from guestclock.checks.policy_file import Policy, policy
 from guestclock.checks.spec import Spec
-from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, check, chosen
+from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, chosen
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.scenario import Scenario, Variation, names
@@ -159,14 +158,12 @@ def _spec(changes: dict[str, int]) -> dict[str, Any]:
     return {**changes, **least}
 
 
-def how(**given: Any) -> dict[str, Any]:
-    """Of the options of the search those that were given. Raises UserError for one that this search does not have."""
-    known = signature(check).parameters
-    chosen_ = {name: value for name, value in given.items() if value is not None}
-    for name in chosen_:
-        if name not in known:
-            raise UserError(f"--{name}: this search cannot do that")
-    return chosen_
+def how(*, budget_s: float | None, jobs: int | None, cluster: str | None) -> dict[str, Any]:
+    """Of the options of the search those that were given, as check() takes them."""
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: expected 1 or more")
+    given = {"budget_s": budget_s, "jobs": jobs, "cluster": cluster}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def fix_of(recipe: recipes.Recipe) -> tuple[str, str] | None:
@@ -199,7 +196,7 @@ def _forgive(verdict: Verdict, allowed: int, complete: bool) -> None:
     if verdict.bound <= verdict.tolerance and verdict.status == VIOLATED:
         verdict.status, verdict.worst, verdict.confirmed = HOLDS, None, None
         if not complete:
-            verdict.status, verdict.why = UNDECIDED, "the budget ended before every order was seen"
+            verdict.status, verdict.why = UNDECIDED, "it ended before every order was seen"
     elif verdict.worst is not None and verdict.worst <= verdict.tolerance:
         verdict.status, verdict.why = UNDECIDED, f"an integer run shows {verdict.worst}, within the tolerance"
         verdict.worst, verdict.confirmed = None, None

@@ -68,15 +68,17 @@ def check(
         str | None,
         typer.Option("--budget", help="Search no longer than this; what is open then is undecided.", metavar="T"),
     ] = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", help="Processes to search with (as many as there are CPUs).", metavar="N")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes to search with (1).", metavar="N")] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="A Dask scheduler to search with instead.", metavar="ADDRESS")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", help="Where the search is kept when interrupted, and goes on from.", metavar="FILE"),
+        typer.Option(
+            "--resume",
+            help="A file that a check which was interrupted, or whose budget ended, has left: the search goes on.",
+            metavar="FILE",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Where replay files go: a directory.", metavar="DIR")] = Path(
@@ -95,12 +97,15 @@ def check(
     options = (("--max-delay", max_delay), ("--max-section", max_section), ("--life", life), ("--away", away))
     found = targets(what, kernel or (), policy, vcpus, property_ or (), options)
     budget_s = None if budget is None else duration("--budget", budget) / 1e9
-    search = how(budget_s=budget_s, jobs=jobs, cluster=cluster, resume=resume)
-    from guestclock.report.check import check_out, checked, exit_status, show
+    from guestclock.report import check_search
+    from guestclock.report.check import check_out, exit_status, show
 
     check_out(out)
+    search = how(budget_s=budget_s, jobs=jobs, cluster=cluster)
     with progress_line() as progress:
-        done = [checked(target, out, progress, **search) for target in found]
+        done, remarks = check_search.run(found, out, progress, resume, search)
+    for line in remarks:
+        print(f"guestclock: {line}", file=sys.stderr)
     if json:
         from guestclock.report.check_json import write
 

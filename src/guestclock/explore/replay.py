@@ -209,7 +209,7 @@ def confirm(
     measure: Measure,
     *,
     enough: float | None = None,
-    tries: int = 48,
+    tries: int = 16,
 ) -> Confirmed | None:
     """The highest value that an integer run near the optimum shows; None if none of them goes that way.
 
@@ -218,7 +218,8 @@ def confirm(
     """
     question = worst.question
     best: Confirmed | None = None
-    enough = worst.found - 2 if enough is None else enough
+    # Truncation alone may keep whole numbers that far below the optimum.
+    enough = worst.found - 1 - float(worst.rounding) if enough is None else enough
     bounds = question.leaf.run.bounds
 
     def attempt(point: dict[Symbol, int]) -> bool:

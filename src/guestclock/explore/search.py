@@ -46,6 +46,7 @@ class Node:
     script: list[Entry] = field(default_factory=list)
     forks: list[Fork] = field(default_factory=list)
     forced: Any = None
+    taken: list[tuple[int, Any]] = field(default_factory=list)  # every branch: at which answer, its label
     plan: list[tuple[Any, list[Any]]] = field(default_factory=list)  # forks of a search that is gone on with
     footprint: Footprint = NOTHING
     asleep: set[str] = field(default_factory=set)  # whom a race wants to go first here, but who sleeps
@@ -64,14 +65,14 @@ class Tally:
 
 
 Trail = tuple[tuple[str, tuple[Any, ...]], ...]
-"""An order, step by step: the actor, and the labels of the forks in its step."""
+"""An order, step by step: the actor, and the labels of the branches in its step."""
 
 
 class _Follower:
     """The driver of a run whose choices are known."""
 
-    def __init__(self, trail: Trail, is_possible: Callable[[Run, Any, Any], bool]) -> None:
-        self.trail, self.is_possible = trail, is_possible
+    def __init__(self, trail: Trail) -> None:
+        self.trail = trail
         self._scripts: dict[int, list[Entry]] = {}
         self._taken: dict[int, int] = {}
 
@@ -79,14 +80,16 @@ class _Follower:
         return self._scripts.setdefault(number, [])
 
     def fork(self, run: Run, outcomes: Sequence[Outcome]) -> Any:
+        """As recorded. Where bounds are narrower than they were, some branches are not asked for any more."""
         assert run.current is not None
-        possible = [label for label, rows in outcomes if self.is_possible(run, label, rows)]
-        if len(possible) == 1:
-            return possible[0]
         number = run.current.number
         taken = self._taken.get(number, 0)
         self._taken[number] = taken + 1
-        return self.trail[number][1][taken]
+        labels = self.trail[number][1]
+        label = labels[taken] if taken < len(labels) else None
+        if label not in [known for known, _ in outcomes]:
+            raise Dead
+        return label
 
 
 class Search:
@@ -109,6 +112,11 @@ class Search:
     def fork(self, run: Run, outcomes: Sequence[Outcome]) -> Any:
         assert run.current is not None
         node = self.path[run.current.number]
+        label = self._label(run, node, outcomes)
+        node.taken.append((len(node.script), label))
+        return label
+
+    def _label(self, run: Run, node: Node, outcomes: Sequence[Outcome]) -> Any:
         if node.forced is not None:
             (label,), node.forced = node.forced, None
             node.forks[-1].label = label
@@ -136,11 +144,11 @@ class Search:
 
     def trail(self) -> Trail:
         """The order that a leaf is being called with: who went on, and which branches were taken."""
-        return tuple((node.chosen, tuple(fork.label for fork in node.forks)) for node in self.path)
+        return tuple((node.chosen, tuple(label for _, label in node.taken)) for node in self.path)
 
     def again(self, trail: Trail) -> Run:
         """The order of a trail, run anew; this search's own path is left as it is."""
-        follower = _Follower(trail, self._is_possible)
+        follower = _Follower(trail)
         run = Run(self.build, self.bounds, self.shared, follower)
         for name, _ in trail:
             run.step(name)
@@ -259,11 +267,12 @@ class Search:
             if node.forks:
                 fork = node.forks[-1]
                 del node.script[fork.position :]
+                node.taken = [taken for taken in node.taken if taken[0] < fork.position]
                 node.forced = (fork.labels.pop(0),)
                 return True
             for name in node.backtrack:
                 if name not in node.done and name not in node.sleep:
-                    node.chosen, node.script, node.footprint = name, [], NOTHING
+                    node.chosen, node.script, node.taken, node.footprint = name, [], [], NOTHING
                     return True
             self.path.pop()
         return False

@@ -15,24 +15,30 @@ from guestclock.checks import replay_file
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story, replay
 from guestclock.checks.target import Target, forgiven
-from guestclock.checks.verdict import UNDECIDED, VIOLATED, Result, Verdict
+from guestclock.checks.verdict import UNDECIDED, VIOLATED, Progress, Result, Verdict
 from guestclock.checks.verdict import check as search
 from guestclock.errors import UserError
 from guestclock.report.check_story import rule_told, story_lines
 from guestclock.report.check_table import Line, as_text, hanging, ordered, side_by_side, verdict_lines
-from guestclock.report.check_words import SHOWN, span, told
+from guestclock.report.check_words import SHOWN, khz_of, short_amount, told, up
+from guestclock.report.numbers import duration
 
 STATUS = {VIOLATED: 1, UNDECIDED: 3}
 
 
 @dataclass(slots=True)
 class Checked:
-    """One target's verdicts. replays, stories: of each violated property; fixed: what the fix does about them."""
+    """One target's verdicts.
+
+    replays, stories: of each violated property, the shortest; worst: replay files of the worst cases, where they are
+    other ones; fixed: what the fix does about them.
+    """
 
     target: Target
     result: Result
     replays: dict[str, Path] = field(default_factory=dict)
     stories: dict[str, Story] = field(default_factory=dict)
+    worst: dict[str, Path] = field(default_factory=dict)
     fixed: Result | None = None
 
 
@@ -57,19 +63,36 @@ def checked(
 
     how: what checks.verdict.check takes besides: budget_s and so on.
     """
-    result = forgiven(search(target.spec, progress=progress, **how), target.policy)
+
+    def so_far(search_: Progress) -> None:
+        progress(progress_told(target, search_))
+
+    result = forgiven(search(target.spec, progress=so_far, **how), target.policy)
     done = Checked(target, result)
     for verdict in result.verdicts:
         if verdict.status == VIOLATED:
-            file = replay_file.of(target.spec, verdict)
-            path = out / f"{_file_name(target)}.{verdict.property}.json"
-            replay_file.save(file, path)
-            done.replays[verdict.property] = path
-            done.stories[verdict.property] = retold(file, str(path))
-    if target.fix is not None and done.replays:
+            name = verdict.property
+            file = replay_file.of(result.spec, verdict, short=True)
+            done.replays[name] = out / f"{file_name(target)}.{name}.json"
+            replay_file.save(file, done.replays[name])
+            done.stories[name] = retold(file, str(done.replays[name]))
+            if verdict.short is not None and verdict.short != verdict.confirmed:
+                done.worst[name] = out / f"{file_name(target)}.{name}.worst.json"
+                replay_file.save(replay_file.of(result.spec, verdict), done.worst[name])
+    if target.fix is not None and done.replays and result.complete:
         spec = target.spec.but(recipe=target.fix[0], properties=tuple(done.replays))
-        done.fixed = forgiven(search(spec, progress=progress, budget_s=how.get("budget_s")), target.policy)
+        again = {name: how[name] for name in ("budget_s", "jobs", "cluster", "stop") if name in how}
+        done.fixed = forgiven(search(spec, progress=so_far, stories=False, **again), target.policy)
     return done
+
+
+def progress_told(target: Target, search_: Progress) -> str:
+    """How far the search is: orders, linear programs' worst so far."""
+    khz = khz_of(search_.spec)
+    found = [f for f in search_.worst.values() if f.excess > 0]
+    worst = ", ".join(f"{short_amount(up(f.upper), f.unit, khz)} {f.sense}" for f in found[:3])
+    told_ = f"{target.name} on {target.kernel}: {search_.tally.orders} orders, {search_.seconds:.0f} s"
+    return f"{told_}; so far {worst}" if worst else told_
 
 
 def retold(file: ReplayFile, name: str) -> Story:
@@ -77,7 +100,7 @@ def retold(file: ReplayFile, name: str) -> Story:
     return replay(file.spec, file.property, file.ask, file.schedule, name)
 
 
-def _file_name(target: Target) -> str:
+def file_name(target: Target) -> str:
     words = (Path(target.name).stem, Path(target.kernel).name.removesuffix(".py"), target.varied)
     return ".".join(re.sub(r"[^\w.+-]+", "-", word) for word in words if word)
 
@@ -127,7 +150,9 @@ def violation_lines(each: Checked, verdict: Verdict, width: int) -> Iterator[Lin
         fix, why = each.target.fix
         again = SHOWN[other.status] if other.status != VIOLATED else f"still violated, {told(other, each.fixed.spec)}"
         yield from hanging("  fix: ", f"{fix}, {why}; re-checked: {again}", width, "")
-    yield from hanging("  replay: ", f"guestclock replay {each.replays[name]}", 10_000, "")
+    yield f"  replay: guestclock replay {each.replays[name]}", ""
+    if name in each.worst:
+        yield f"  the worst case: guestclock replay {each.worst[name]}", ""
 
 
 def why_lines(story: Story, width: int) -> Iterator[Line]:
@@ -138,11 +163,9 @@ def why_lines(story: Story, width: int) -> Iterator[Line]:
 
 def breaks_told(verdict: Verdict) -> str:
     """The smallest delay that breaks it, where the search looked for it."""
-    smallest = breaks_ns(verdict)
-    return "" if smallest is None else f": breaks as soon as {span(smallest)} pass between two calls"
-
-
-def breaks_ns(verdict: Verdict) -> int | None:
-    """Verdict.breaks, where there is one: ns."""
-    found = getattr(verdict, "breaks", None)
-    return found if isinstance(found, int) else None
+    smallest = verdict.breaks
+    if smallest is None:
+        return ""
+    if smallest.delay_ns == 0:
+        return ": breaks with no delay at all"
+    return f": breaks as soon as {duration(smallest.delay_ns)} pass between two calls"

@@ -11,7 +11,7 @@ from guestclock import __version__
 from guestclock.checks.replay_file import ReplayFile, ratio
 from guestclock.checks.story import Story
 from guestclock.checks.verdict import Result, Verdict
-from guestclock.report.check import Checked, breaks_ns, exit_status
+from guestclock.report.check import Checked, exit_status
 from guestclock.report.check_story import told
 
 FORMAT_VERSION = 1
@@ -61,8 +61,9 @@ def _verdict(each: Checked, verdict: Verdict) -> dict[str, Any]:
     return {
         **_short(verdict),
         "asked": verdict.asked,
-        "breaks_ns": breaks_ns(verdict),
+        "breaks": None if verdict.breaks is None else asdict(verdict.breaks),
         "replay": None if path is None else str(path),
+        "worst_replay": str(each.worst[name]) if name in each.worst else None,
         "story": None if story is None else story_as_json(story),
     }
 

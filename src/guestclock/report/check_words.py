@@ -15,7 +15,9 @@ STYLES = {VIOLATED: "bold red", UNDECIDED: "bold yellow", HOLDS: "green", VACUOU
 
 
 def in_seconds(value: int, unit: str, khz: int) -> str:
-    """The amount to three decimals of the unit it reads best in: 5.000 s, 10.748 µs, 748 ns."""
+    """The amount to three decimals of the unit it reads best in: 5.000 s, 10.748 µs, 748 ns. Counts have none."""
+    if unit not in ("ns", "cycles"):
+        return f"{grouped(value)} {unit}"
     ns = value * 1_000_000 // khz if unit == "cycles" else value
     return short_duration(ns).lstrip("+−") if ns else "0 ns"
 

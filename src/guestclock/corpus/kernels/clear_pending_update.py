@@ -1,0 +1,17 @@
+"""KVM_SET_CLOCK has just taken a snapshot: updates that are pending from before it are cleared (Zhang, Jan 2026)."""
+
+from guestclock.kvm.model.kernels import LINUX_6_12
+from guestclock.kvm.model.kvmclock import clock_at_new_snapshot
+
+
+async def set_clock_and_clear(vm, clock_ns, flags, realtime_ns):
+    await clock_at_new_snapshot(vm, clock_ns, flags, realtime_ns)
+    for vcpu in vm.vcpus:
+        vcpu.req_masterclock_update = False
+
+
+PROFILE = LINUX_6_12.but(
+    name="linux-6.12+clear-pending-update",
+    about="KVM_SET_CLOCK clears pending masterclock updates",
+    set_clock=set_clock_and_clear,
+)
