@@ -29,12 +29,13 @@ def trace_of(run: Run) -> Trace:
 def traces(build: Build, bounds: Bounds, *, reduce: bool) -> tuple[set[Trace], Tally]:
     """All orders of a model. Asserts that no two complete runs of a reduced search are the same order."""
     found: list[Trace] = []
-    tally = Search(build, bounds, reduce=reduce).run(lambda run: found.append(trace_of(run)))
+    search = Search(build, bounds, reduce=reduce)
+    search.run(lambda run: found.append(trace_of(run)))
     distinct = set(found)
-    if reduce and not tally.forks:
+    if reduce and not search.tally.forks:
         # (What a sleeper touches is the union over its branches: with forks an order may come up twice.)
         assert len(distinct) == len(found), "a reduced search came to one order twice"
-    return distinct, tally
+    return distinct, search.tally
 
 
 def shown(trace: Trace) -> str:

@@ -98,8 +98,9 @@ def test_no_order_of_a_random_program_is_lost(program: programs.Program):
 
 def test_a_step_that_is_dead_does_not_put_its_actor_to_sleep_for_good():
     toy = next(t for t in TOYS if t.name == "dead-end-early")
-    tally = Search(toy.build, toy.bounds).run(lambda run: None)
-    assert tally.dead > 0, "nothing is dead here any more: the test is vacuous"
+    search = Search(toy.build, toy.bounds)
+    search.run(lambda run: None)
+    assert search.tally.dead > 0, "nothing is dead here any more: the test is vacuous"
 
 
 def test_independent_steps_are_one_order():

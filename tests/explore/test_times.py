@@ -95,7 +95,7 @@ def test_rounding_covers_what_truncation_adds(floors: list[tuple[int, int]], wei
         judge.floors[f"q{i}"] = Form({symbol: factor}), divisor
         symbol, whole, exact = f"q{i}", whole * factor // divisor, exact * factor / divisor
         values[symbol], exacts[symbol] = whole, exact
-    objective = Form({s: w for s, w in zip(values, weights, strict=False)})
+    objective = Form(dict(zip(values, weights, strict=False)))
     truncated = sum(c * values[s] for s, c in objective.terms.items())
     untruncated = sum(c * exacts[s] for s, c in objective.terms.items())
     assert truncated - untruncated <= float(rounding(objective, judge)) + 1e-6

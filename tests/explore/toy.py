@@ -126,7 +126,10 @@ def seqcount(
 # ---- races of values that come from a clock
 
 
-@toy(lambda seen: seen["cells"].a if "cells" in seen else None, variants={"2": ({"n": 2}, 307), "3": ({"n": 3}, 307)})  # fmt: skip
+@toy(
+    lambda seen: seen["cells"].a if "cells" in seen else None,
+    variants={"2": ({"n": 2}, 307), "3": ({"n": 3}, 307)},
+)
 def last_writer_wins(world: World, seen: Seen, s: Cells, n: int) -> list[Any]:
     async def writer() -> None:
         now = world.read_ps()

@@ -143,5 +143,5 @@ def worst_step_back(recipe: Recipe, kernel: str, limits: Bounds) -> tuple[Fracti
                 if found is not None:
                     worst.append(found.upper)
 
-    tally = search.run(leaf)
-    return max(worst), tally
+    search.run(leaf)
+    return max(worst), search.tally
