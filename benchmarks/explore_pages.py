@@ -1,8 +1,8 @@
 """pvclock pages under an update and a migration: every order and every time, against SPIN with a clock of two ticks.
 
 One page per vCPU, rebuilt in four stores each, a masterclock update of the host's, a VMM that pauses, saves, restores
-and resumes. Any number of readings on every vCPU: none may be below one that was finished before it began. guestclock has
-no ticks: time is continuous, and the answer is how far a reading can fall back. SPIN's model is seqcount.pml (one
+and resumes. Any number of readings on every vCPU: none may be below one that was finished before it began. guestclock
+has no ticks: time is continuous, and the answer is how far a reading can fall back. SPIN's model is seqcount.pml (one
 reading per vCPU, as more do not fit); it is compiled before the time is taken.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from guestclock.explore.leaf import Impossible, Leaf
 from guestclock.explore.run import Bounds, Run, World
-from guestclock.explore.search import Search, Stop
+from guestclock.explore.search import Search
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
 
@@ -212,6 +212,10 @@ def readings(story: Story, unchecked: bool) -> Iterator[Reading]:
                     yield from (Reading(page, tsc, begun) for begun in even)
 
 
+class Found(Exception):
+    """A reading that falls back: enough is known."""
+
+
 @dataclass
 class Answer:
     """worst_ns: proved to be the most by which a reading is below an earlier one. shown_ns: found by the program."""
@@ -240,9 +244,9 @@ def explore(variant: Variant, *, until_ns: float | None = None) -> Answer:
             for then in every:
                 _ask(order, first, then, variant.unchecked, answer)
                 if until_ns is not None and answer.shown_ns > until_ns:
-                    raise Stop
+                    raise Found
 
-    with suppress(Stop):
+    with suppress(Found):
         search.run(leaf)
     answer.orders, answer.programs = search.tally.orders, search.solver.count.programs
     answer.seconds = time.perf_counter() - began

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 MODEL = ("tests/kvm/model",)
 TIME = ("tests/linux", "tests/machine")
 ORDERS = ("tests/explore/test_search.py",)
-FORMS = ("tests/arith/test_affine.py", "tests/explore/test_search.py", "tests/explore/test_traps.py", "tests/explore/test_random_runs.py")
+FORMS = (
+    "tests/arith/test_affine.py", "tests/explore/test_search.py", "tests/explore/test_traps.py",
+    "tests/explore/test_random_runs.py",
+)  # fmt: skip
 EXACT = ("tests/explore/test_exact.py", "tests/explore/test_traps.py")
 ENGINE = {
     "search": ORDERS, "run": ORDERS, "judge": FORMS, "exact": EXACT, "times": ("tests/explore/test_times.py",),

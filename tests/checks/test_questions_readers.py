@@ -29,7 +29,7 @@ async def resume(vm: Vm) -> None:
 '''
 
 
-def with_readers(spec: Spec, readers: int) -> tuple[Verdict, list[Any]]:
+def with_readers(spec: Spec, readers: int, reads: int = 1) -> tuple[Verdict, list[Any]]:
     """The verdict of kvmclock-last-value, and every reading of every order."""
     question = QUESTIONS["kvmclock-last-value"]
     checker = Checker(spec, [question])
@@ -37,7 +37,7 @@ def with_readers(spec: Spec, readers: int) -> tuple[Verdict, list[Any]]:
 
     def world(world: World) -> Outcome:
         outcome = plain(world)
-        spawn_readers(outcome, world, readers)
+        spawn_readers(outcome, world, readers, reads)
         return outcome
 
     checker.build = world

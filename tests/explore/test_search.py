@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
@@ -9,7 +11,7 @@ from guestclock.explore.run import Bounds
 from guestclock.explore.search import Search
 
 from . import programs
-from .orders import shown, trace_of, traces
+from .orders import Trace, shown, trace_of, traces
 from .search import worst_of
 from .toy import TOYS, Toy
 
@@ -116,6 +118,23 @@ def test_an_order_run_again_by_its_trail_is_the_same_order():
         search.run(lambda run, s=search, t=trails: t.append((s.trail(), trace_of(run))))
         for trail, trace in trails:
             assert trace_of(search.again(trail)) == trace, toy.name
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_search_that_was_interrupted_and_written_down_goes_on(every: int):
+    for toy in TOYS:
+        whole, _ = traces(toy.build, toy.bounds, reduce=True)
+        found: list[Trace] = []
+        state: str | None = None
+        for _ in range(1000):
+            search = Search(toy.build, toy.bounds)
+            if state is not None:
+                search.restore(json.loads(state))
+            enough = len(found) + every
+            if search.run(lambda run: found.append(trace_of(run)), lambda n=enough: len(found) >= n):
+                break
+            state = json.dumps(search.state())
+        assert set(found) == whole, toy.name
 
 
 def test_bounds_of_single_actors():

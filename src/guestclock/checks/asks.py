@@ -87,9 +87,14 @@ def question(
 
 
 def guest_windows(outcome: Outcome) -> list[Window]:
-    """The windows of the guest, wherever it ran: on a destination its vCPUs are the same ones. Its boot is left out."""
+    """The windows of the guest, wherever it ran: on a destination its vCPUs are the same ones.
+
+    Its boot is left out; in a scenario, where vCPUs run only when a step says so, all but the end of it.
+    """
     vms = set(outcome.vms)
-    windows = [w for w in outcome.tracker.windows() if w.phase != BOOT]
+    windows = outcome.tracker.windows()
+    last = {w.who: w.index for w in windows if w.phase == BOOT} if outcome.spec.program else {}
+    windows = [w for w in windows if w.phase != BOOT or last.get(w.who) == w.index]
     return [w for w in windows if (w.site, w.vm) in vms] if vms else windows
 
 

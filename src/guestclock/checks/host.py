@@ -23,6 +23,7 @@ class _Slewed(State):
     """How far a clock that NTP steers was off when it was last read."""
 
     error = integer("ns")
+    true = integer("ns, what true time was then")
     instant = text("the time symbol of that read; empty before the first")
 
 
@@ -92,7 +93,7 @@ class ExploredMachine(Machine):
         if most == 0:
             return true
         self.contracts.add(CONTRACT)
-        before, since = clock.error, clock.instant
+        before, since, was = clock.error, clock.instant, clock.true
 
         def rows(error: Form) -> Iterable[Form]:
             if not since and name == "realtime":
@@ -102,9 +103,11 @@ class ExploredMachine(Machine):
             for change in (error - before, before - error):
                 row = (change - 1) * 10**9 - passed * site.slew_ppm
                 yield Form(row.terms, row.const)
+            if since:
+                yield (was + before) - (true + error)  # no clock is set back here: slewed, it never runs backwards
 
         error = world.clock(self._named(name, instant), rows, -most, most)
-        clock.error, clock.instant = error, instant
+        clock.error, clock.instant, clock.true = error, instant, true
         return true + error
 
     def _named(self, clock: str, instant: str) -> str:

@@ -9,9 +9,12 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
+from guestclock.abi.pvclock import PvclockVcpuTimeInfo
+from guestclock.checks.windows import Clocks
 from guestclock.checks.world import Outcome
 from guestclock.explore.run import World
 from guestclock.guest.pvclock import LastValue, PvclockReader
+from guestclock.kvm.model.host import KvmHost
 from guestclock.kvm.model.state import VcpuTime
 from guestclock.kvm.model.tsc import guest_tsc, rdtsc
 from guestclock.sim import Checkpoint, cp
@@ -22,37 +25,42 @@ READS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """kvmclock as a guest's kernel gave it out, ns. own: by the vCPU's page; equal where the page said STABLE.
+class Reading(Clocks):
+    """kvmclock as a guest's kernel gave it out, ns, and what its vCPU's clocks were made of then.
 
-    k: counted per vCPU. number, at: the step in which it was given, and its time. read: when the TSC was read.
+    k: counted per vCPU. number, at: the step in which it was given, and its time. clamped: last_value had its say, as
+    the page did not say STABLE.
     """
 
+    site: int
+    vm: int
     vcpu: int
     k: int
     number: int
     at: str
-    read: str
-    own: Any
     given: Any
     clamped: bool
+    offset: Any
+    ratio: int
+    page: PvclockVcpuTimeInfo | None
+    host: KvmHost
 
 
 class _Noting:
     """last_value, and what it was asked."""
 
     def __init__(self, last: LastValue) -> None:
-        self.last, self.own, self.asked = last, cast(Any, None), False
+        self.last, self.asked = last, False
 
     def clamp(self, ns: Any) -> Any:
-        self.own, self.asked = ns, True
+        self.asked = True
         return self.last.clamp(ns)
 
 
-def spawn_readers(outcome: Outcome, world: World, n: int) -> None:
+def spawn_readers(outcome: Outcome, world: World, n: int, reads: int = READS) -> None:
     """A reader on each of the first n vCPUs of the VM that the operation ends in; what they read is in `values`.
 
-    They begin when all n vCPUs are in their guest, and read READS times each.
+    They begin when all n vCPUs are in their guest, and read `reads` times each.
     """
     spec = outcome.spec
     restores = bool(spec.recipe) and recipes.load(spec.recipe).save is not None
@@ -60,10 +68,11 @@ def spawn_readers(outcome: Outcome, world: World, n: int) -> None:
     last = LastValue()
     outcome.values[READINGS] = []
     for vcpu in range(n):
-        world.spawn(f"reader {vcpu}", _reader(outcome, world, vm, vcpu, n, last), daemon=True)
+        world.spawn(f"reader {vcpu}", _reader(outcome, world, (vm, vcpu), n, reads, last), daemon=True)
 
 
-async def _reader(outcome: Outcome, world: World, vm: int, index: int, n: int, last: LastValue) -> None:
+async def _reader(outcome: Outcome, world: World, who: tuple[int, int], n: int, reads: int, last: LastValue) -> None:
+    vm, index = who
     host = outcome.kvms[-1].host
 
     def there() -> bool:
@@ -75,18 +84,20 @@ async def _reader(outcome: Outcome, world: World, vm: int, index: int, n: int, l
     await cp("the guest is in its VM", until=there)
     vcpu: VcpuTime = host.state.vms[vm].vcpus[index]
     reader = PvclockReader()
-    for k in range(READS):
-        noting, read = _Noting(last), [""]
 
-        def counter(read: list[str] = read) -> Any:
-            tsc = guest_tsc(vcpu, rdtsc(vcpu))
-            read[0] = world.latest
-            return tsc
+    def counter() -> Any:
+        return guest_tsc(vcpu, rdtsc(vcpu))
 
+    for k in range(reads):
+        noting = _Noting(last)
         given = await _in_guest(vcpu, reader.read(vcpu.pv_time, counter, cast(LastValue, noting)))
-        own = noting.own if noting.asked else given
-        number = len(world.events)
-        outcome.values[READINGS].append(Reading(index, k, number, world.here, read[0], own, given, noting.asked))
+        page = vcpu.pv_time.copy()
+        outcome.values[READINGS].append(
+            Reading(
+                len(outcome.kvms) - 1, vm, index, k, len(world.events), world.here, given, noting.asked,
+                vcpu.tsc_offset, vcpu.tsc_scaling_ratio, page, host,
+            )
+        )  # fmt: skip
         await cp("reads again", until=lambda: vcpu.in_guest)
 
 

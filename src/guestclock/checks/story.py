@@ -23,9 +23,7 @@ from guestclock.explore.replay import Diverged, Done, IntegerWorld, Schedule
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.profile import (
     Profile,
-    get_clock,
     masterclock_request,
-    matched_stable,
     set_clock,
     snapshot,
     tsc_matching,
@@ -283,7 +281,7 @@ class _Teller:
     def called(self, call: Call) -> Step:
         """The call, at the instant at which it has its effect, or if it has none at which it begins."""
         op: Any = call.op
-        first, last = self.steps_of(call)
+        first, last = _steps_of(self.numbers, call)
         own = [n for n in range(first, last + 1) if self.world.events[n].actor == "VMM"] or [last]
         vm = getattr(op, "vm", -1)
         vcpu = call.answer if op.name == "CreateVcpu" and not call.error else getattr(op, "vcpu", None)
@@ -294,12 +292,6 @@ class _Teller:
         units = self.values[event.end] if effect else self.values[event.start]
         data = {"op": op.as_json(), "answer": as_json(call.answer), "error": call.error, "effect": effect}
         return Step(units, at, "vmm", "call", call.site, vm, vcpu, data)
-
-    def steps_of(self, call: Call) -> tuple[int, int]:
-        """The numbers of the run's steps between which a call was under way."""
-        before = self.numbers.get(call.before.partition(":")[0], -1)
-        last = self.numbers.get(call.after.partition(":")[0], before + 1)
-        return min(before + 1, last), last
 
     def moved(self, which: tuple[int, int], number: int) -> bool:
         before, after = self.watch.around(which, number, number)
@@ -387,20 +379,47 @@ class _Teller:
     def rules(self, steps: list[Step]) -> Iterator[Rule]:
         profile = lookup(self.spec.kernel)
         ops = [s.data["op"] for s in steps if s.kind == "call"]
-        if any(op["op"] == "SetMsr" and op["index"] == MSR_IA32_TSC for op in ops):
+        written = [s for s in steps if s.kind == "call" and s.data["op"].get("index") == MSR_IA32_TSC]
+        written = [s for s in written if s.data["op"]["op"] == "SetMsr"]
+        if (self.clock == "tsc" and written) or any(s.data["effect"].get("matched") is False for s in written[1:]):
             yield _rule(profile, tsc_matching)
-            if any(s.kind == "call" and s.data["effect"].get("matched") for s in steps):
-                yield _rule(profile, matched_stable)
         if self.clock == "kvmclock":
             pages = [s for s in steps if s.kind == "page"]
             if any(not p.data["flags"] & 1 for p in pages):
                 yield _rule(profile, snapshot)
-            elif pages and any(s.kind == "snapshot" for s in steps):
+            elif any(s.kind == "snapshot" for s in steps):
                 yield _rule(profile, masterclock_request)
-            if any(op["op"] == "SetClock" for op in ops):
+            if any(op["op"] == "SetClock" for op in ops) and "policy" in self.question.name:
                 yield _rule(profile, set_clock)
-            elif any(op["op"] == "GetClock" for op in ops):
-                yield _rule(profile, get_clock)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedCall:
+    """One call of the VMM's in a run: when it began and ended, in units; first, last: numbers of its own steps."""
+
+    call: Call
+    started: int
+    ended: int
+    first: int
+    last: int
+
+
+def timed_calls(story: Story) -> list[TimedCall]:
+    """All calls of the run, also those that the story leaves out."""
+    world, found = story.world, []
+    numbers = {event.name: number for number, event in enumerate(world.events)}
+    values = world.schedule.values
+    for call in story.outcome.calls:
+        first, last = _steps_of(numbers, call)
+        found.append(TimedCall(call, values[world.events[first].start], values[world.events[last].end], first, last))
+    return found
+
+
+def _steps_of(numbers: dict[str, int], call: Call) -> tuple[int, int]:
+    """The numbers of the run's steps between which a call was under way."""
+    before = numbers.get(call.before.partition(":")[0], -1)
+    last = numbers.get(call.after.partition(":")[0], before + 1)
+    return min(before + 1, last), last
 
 
 def writes_tsc(op: dict[str, Any]) -> bool:
@@ -446,3 +465,27 @@ def _whole(hook: Any, about: str) -> str:
         return about
     other = next((r.about for r in hook.rules.values() if re.match(rf"{meant[1]}\b", r.about)), "")
     return f"{about.rstrip('.')}. {other}" if other else about
+
+
+def clock_error_ns(story: Story, beyond: int = 0) -> Iterator[tuple[int, str, int, int]]:
+    """(vCPU, clock, units, ns): how far each guest clock is ahead of true time since its first reading after the boot.
+
+    At both ends of every window, in order of time. The guest is one, wherever its VM is. beyond: for how long those
+    windows that stay open are followed after the run's last step.
+    """
+    values, outcome = story.world.schedule.values, story.outcome
+    end = max(values[event.end] for event in story.world.events) + beyond
+    vms = set(outcome.vms)
+    first: dict[tuple[int, str], tuple[int, int]] = {}
+    windows = [w for w in outcome.tracker.windows() if w.phase != BOOT and (not vms or (w.site, w.vm) in vms)]
+    for window in sorted(windows, key=lambda w: (values[w.opened], w.site, w.vm, w.index)):
+        for units in (values[window.opened], end if window.closed is None else values[window.closed]):
+            passed_ps = story.ps(units)
+            readings = {"tsc": u64(window.tsc(outcome.world, units))}
+            if window.has_page:
+                readings["kvmclock"] = u64(window.kvmclock(outcome.world, units))
+            for clock, value in readings.items():
+                began, at_ps = first.setdefault((window.vcpu, clock), (value, passed_ps))
+                moved = s64(value - began)
+                ns = moved * 1_000_000 // window.khz if clock == "tsc" else moved
+                yield window.vcpu, clock, units, ns - (passed_ps - at_ps) // 1000

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from typing import Any
 
 from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.checker import Checker, Tell
@@ -86,7 +87,7 @@ def executor(jobs: int, cluster: str | None) -> Iterator[tuple[Executor, int]]:
     except ImportError:
         raise UserError("--cluster: the package 'distributed' is missing: pip install 'guestclock[cluster]'") from None
     try:
-        client = Client(cluster, timeout="10s")
+        client: Any = Client(cluster, timeout="10s")  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(f"--cluster {cluster}: no Dask scheduler answers ({error})") from None
     try:

@@ -12,7 +12,7 @@ from guestclock.checks.spec import Spec
 from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING, WindowTracker
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
-from guestclock.kvm.api import Host, KvmError, Op, Vm, serve
+from guestclock.kvm.api import Host, KvmError, Note, Op, Vm, serve
 from guestclock.kvm.model import ModelKvm, lookup
 from guestclock.kvm.model.host import KvmOptions
 from guestclock.kvm.model.timers import KernelTimers
@@ -91,7 +91,7 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
             kvm.host.timers = ExploredTimers(timers, spec.works)
             kvm.host.mutex_patience_ps = None
             kvms.append(kvm)
-        phase = [BOOT if recipe is not None else BEFORE]
+        phase = [BOOT]
         tracker = WindowTracker(world, [k.host for k in kvms], phase)
         outcome = Outcome(spec, world, kvms, tracker)
         stage = _Stage(outcome, phase, recipe)
@@ -136,10 +136,12 @@ class _Stage:
             return None
         outcome = self.outcome
         world, kvm = outcome.world, self.kvms[self.site]
+        if isinstance(op, Note) and ("index", 0) in op.data:
+            self.phase[0] = BEFORE  # a scenario's first step
         self.calls += 1
         world.new_call(self.within())
         call = Call(op, self.site, self.phase[0], self.calls, world.latest, "")
-        which = getattr(op, "vm", -1), getattr(op, "vcpu", None)
+        which: tuple[int, Any] = getattr(op, "vm", -1), getattr(op, "vcpu", None)
         if op.name == "Start":
             self.started.add((self.site, *which))
         elif op.name == "Kick":

@@ -64,7 +64,7 @@ class Solver:
 
     def __init__(self) -> None:
         self.count = Count()
-        self._highs = highspy.Highs()
+        self._highs = highspy.Highs()  # type: ignore[no-untyped-call]
         for option, value in (("output_flag", False), ("threads", 1)):
             self._highs.setOptionValue(option, value)
 
@@ -143,21 +143,19 @@ class Solver:
         for _ in range(_ROUNDS):
             if short <= _CLOSE:
                 break
-            lp, unit = program.closer(objective, point, short)
-            if self._solve(lp, "off") != highspy.HighsModelStatus.kOptimal:
-                self.count.retries += 1
-                if self._solve(lp, "on") != highspy.HighsModelStatus.kOptimal:
+            # A slope of 10^-8 is nothing at that scale, so the point is only let go as far as it has to.
+            for reach in (2.0**12, 2.0**24, _FAR):
+                lp, unit = program.closer(objective, point, short, reach)
+                if self._solve(lp, "off") == highspy.HighsModelStatus.kOptimal:
                     break
+                self.count.retries += 1
+            else:
+                break
             moved = [p + int(x * unit) for p, x in zip(point, self._highs.getSolution().col_value, strict=True)]
             missed = program.shortfall(moved)
             if missed >= short:
                 break
             point, short = moved, missed
-            upper = min(upper, program.proved_upper(objective, self._duals(program)))
-            if upper - program.value(objective, point) > _CLOSE_GAP:
-                exact = program.duals_of_basis(objective, self._highs.getBasis())
-                if exact is not None:
-                    upper = min(upper, program.proved_upper(objective, exact))
             self.count.refined += 1
         found = program.value(objective, point)
         if abs(upper - found) > max(Fraction(1, 100), abs(found) / 10**9):
@@ -279,8 +277,10 @@ class _Program:
             worst = max(worst, Fraction((lo << _POINT_BITS) - x), Fraction(x - (lo + width << _POINT_BITS)))
         return worst / (1 << _POINT_BITS)
 
-    def closer(self, objective: Form, point: Sequence[int], short: Fraction) -> tuple[highspy.HighsLp, float]:
-        """The program around `point`, in units of about `short`; and that unit as a multiple of 2^-_POINT_BITS."""
+    def closer(
+        self, objective: Form, point: Sequence[int], short: Fraction, reach: float
+    ) -> tuple[highspy.HighsLp, float]:
+        """The program within `reach` of `point`, in units of about `short`; that unit as a multiple of 2^-_POINT_BITS."""
         names, columns = self.names, len(self.names)
         scale = 2.0 ** (frexp(float(short))[1] - 4)
         unit = scale * 2.0**_POINT_BITS
@@ -301,8 +301,8 @@ class _Program:
         lp.num_col_, lp.num_row_ = columns, len(self.rows)
         lp.col_cost_ = cost
         ends = [(lo << _POINT_BITS, lo + width << _POINT_BITS) for lo, width in zip(self.low, self.width, strict=True)]
-        lp.col_lower_ = np.array([max(float(a - x) / unit, -_FAR) for (a, _), x in zip(ends, point, strict=True)])
-        lp.col_upper_ = np.array([min(float(b - x) / unit, _FAR) for (_, b), x in zip(ends, point, strict=True)])
+        lp.col_lower_ = np.array([max(float(a - x) / unit, -reach) for (a, _), x in zip(ends, point, strict=True)])
+        lp.col_upper_ = np.array([min(float(b - x) / unit, reach) for (_, b), x in zip(ends, point, strict=True)])
         lp.row_lower_ = np.full(len(self.rows), -highspy.kHighsInf)
         lp.row_upper_ = np.array(bound, dtype=float)
         matrix = lp.a_matrix_

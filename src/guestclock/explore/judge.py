@@ -250,6 +250,14 @@ class Judge:
             self._ranges[symbol, self._exact] = known
         return known
 
+    def range_of(self, symbol: Symbol) -> Interval:
+        """The narrowest interval that is known of a floor."""
+        self._exact = True
+        try:
+            return self._range(symbol)
+        finally:
+            self._exact = False
+
     def forget(self) -> None:
         """Ranges that were worked out hold until a fact is added or another step is looked from."""
         self._ranges.clear()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guestclock.arith.affine import Form, Symbol
-from guestclock.explore.leaf import Question, Worst
+from guestclock.explore.leaf import Question, Unproved, Worst
 from guestclock.explore.run import Actor, Bounds, Build, Run
 
 
@@ -241,7 +241,10 @@ def confirm(
     for margin in (1, 2, 4, 8, 64):
         if best is not None and best.value >= enough:
             return best
-        tighter = question.bound(worst.value, worst.judge, margin)
+        try:
+            tighter = question.bound(worst.value, worst.judge, margin)
+        except Unproved:
+            continue
         if tighter is not None:
             attempt(tighter.point)
     if best is None or best.value >= enough:

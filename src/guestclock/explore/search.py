@@ -92,6 +92,10 @@ class _Follower:
         return label
 
 
+class Stop(Exception):
+    """Raised by a leaf: it has seen enough, the search shall end here and cannot be gone on with."""
+
+
 class Search:
     """Enumerates orders. reduce=False: every interleaving of steps, for tests; sleep sets and races left out."""
 
@@ -157,11 +161,17 @@ class Search:
     # ---- the search
 
     def run(self, leaf: Callable[[Run], None], stop: Callable[[], bool] = lambda: False) -> bool:
-        """Calls leaf with each complete order, until stop() says so between two; whether all orders were seen."""
+        """Calls leaf with each complete order, until stop() says so between two, or leaf raises Stop.
+
+        Whether all orders were seen.
+        """
         while self.more:
             if stop():
                 return False
-            run = self._one(leaf)
+            try:
+                run = self._one(leaf)
+            except Stop:
+                return False
             run.close()
             self.more = self._next()
         return True

@@ -144,6 +144,13 @@ class System:
 
     def _monotone(self, judge: Judge, floors: Sequence[Symbol]) -> None:
         """No floor falls where its argument grows, and what grows by whole steps grows the floor by as many."""
+        for x in floors:
+            # Whole numbers: from a >= 0 follows floor(a / n) >= 0, and not only that it is above -1.
+            lo, hi = judge.range_of(x)
+            for row in (Form({x: -1}, lo), Form({x: 1}, -hi)):
+                new = numerator(self.put(row))
+                if self._most(new) > 0:
+                    self.rows.append(new)
         for i, x in enumerate(floors):
             for y in floors[:i]:
                 if judge.floors[x][1] == judge.floors[y][1]:

@@ -158,7 +158,7 @@ def violation_lines(each: Checked, verdict: Verdict, width: int) -> Iterator[Lin
 def why_lines(story: Story, width: int) -> Iterator[Line]:
     for number, rule in enumerate(story.rules):
         yield from hanging("  why: " if number == 0 else "       ", rule_told(rule), width, "")
-    yield from hanging("  breaks: ", story.question.breaks, width, "")
+    yield from hanging("  guest: ", story.question.breaks, width, "")
 
 
 def breaks_told(verdict: Verdict) -> str:

@@ -32,7 +32,7 @@ class Told:
 
     @property
     def time(self) -> str:
-        return "t = 0" if self.since_ps == 0 else f"+{duration(self.since_ps // 1000)}"
+        return "t = 0" if self.since_ps < 1000 else f"+{duration(self.since_ps // 1000)}"
 
     @property
     def text(self) -> str:

@@ -30,7 +30,7 @@ def last_value(outcome: Outcome) -> Iterator[Ask]:
                 events=(r.number,),
                 instants=(),
                 ordered=(),
-                value=_above(r.given, r.own),
+                value=_still(outcome, r),
             )
     for earlier in readings:
         for later in readings:
@@ -45,6 +45,11 @@ def last_value(outcome: Outcome) -> Iterator[Ask]:
                     ordered=((earlier.at, later.at),),
                     value=_above(earlier.given, later.given),
                 )
+
+
+def _still(outcome: Outcome, r: Reading) -> Callable[[Instants], Any]:
+    """How long kvmclock will now give out nothing new on this vCPU: until its own has come so far."""
+    return lambda t: apart(r.given, r.kvmclock(outcome.world, t(r.at)))
 
 
 def _above(one: Any, other: Any) -> Callable[[Instants], Any]:

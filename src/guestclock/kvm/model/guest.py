@@ -46,6 +46,7 @@ async def run(vcpu: VcpuTime, actions: tuple[GuestAction, ...]) -> list[Any]:
     """One KVM_RUN, with the mutex taken already: entry, the actions, exit. Frozen to userspace, it comes back."""
     answers: list[Any] = []
     machine = vcpu.vm.kvm.machine
+    abandoned = False
     while True:
         vcpu_load(vcpu)
         try:
@@ -57,8 +58,12 @@ async def run(vcpu: VcpuTime, actions: tuple[GuestAction, ...]) -> list[Any]:
                 break
         except Kicked:
             pass
+        except GeneratorExit:
+            abandoned = True  # an explorer gives this run up: no clock can be read any more
+            raise
         finally:
-            vcpu_put(vcpu)
+            if not abandoned:
+                vcpu_put(vcpu)
         unlock(vcpu)
         await cp("frozen", until=machine.tasks_run)
         await lock(vcpu, "KVM_RUN")
