@@ -277,3 +277,32 @@ def test_what_is_settled_is_not_asked_again(a: Form, where: tuple[Any, Any], n: 
         assert (3 * a <= 3 * n) == answer
         assert (-a >= -n) == answer
     assert len(judge.forks) == asked
+
+
+@given(
+    st.integers(1, 50),
+    st.integers(1, 20),
+    st.integers(-30, 30),
+    st.integers(0, 30),
+    st.integers(-100, 100),
+    st.integers(0, 30),
+)
+def test_two_floors_are_as_far_apart_as_their_arguments_let_them(
+    factor: int, divisor: int, least: int, more: int, y: int, further: int
+):
+    """x - y lies in least..least + more, by the order of events: so floors of their multiples lie near each other."""
+
+    class Ordered(Recorder):
+        def upper(self, x: str, y: str, exact: bool) -> int | None:
+            return {("x", "y"): least + more, ("y", "x"): -least}.get((x, y))
+
+    judge = Ordered({"x": (-1000, 1000), "y": (-1000, 1000)}, {"x": y + least + min(further, more), "y": y})
+    with judged_by(judge):
+        of_x, of_y = Form({"x": factor}) // divisor, Form({"y": factor}) // divisor
+    values = judge.values()
+    apart = of_x - of_y
+    actual = value(apart, values)[0]
+    assert actual == judge.point["x"] * factor // divisor - judge.point["y"] * factor // divisor
+    if type(apart) is Form:
+        for lo, hi in (judge.bounds(apart), judge.narrowest(apart)):
+            assert lo <= actual <= hi

@@ -62,3 +62,19 @@ def test_stable_pages_are_believed_and_never_clamped(tmp_path: Any) -> None:
     assert readings
     assert not any(r.clamped for r in readings)
     assert verdict.asked == 0
+
+
+def test_without_stable_a_clock_stands_still_for_what_another_vcpu_is_ahead() -> None:
+    """linux-3.4 knows no masterclock: each page is made of two reads, and pages differ by what lies between them."""
+    spec = Spec(recipe="by-value-restore", kernel="linux-3.4", delay_ns=10**8, life_ns=2 * 10**9, away_ns=10**9)
+    verdict, readings = with_readers(spec, 2)
+    assert all(r.clamped for r in readings)
+    assert (verdict.status, verdict.sense) == (VIOLATED, "held still")
+    assert verdict.worst == 10_000  # the bound of a kernel section
+
+
+def test_with_one_vcpu_there_is_nobody_to_be_behind() -> None:
+    spec = Spec(recipe="by-value-restore", kernel="linux-3.4", vcpus=1, delay_ns=10**8, away_ns=10**9)
+    verdict, readings = with_readers(spec, 1)
+    assert readings
+    assert verdict.status == HOLDS

@@ -121,20 +121,20 @@ def test_an_order_run_again_by_its_trail_is_the_same_order():
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_a_search_that_was_interrupted_and_written_down_goes_on(every: int):
-    for toy in TOYS:
-        whole, _ = traces(toy.build, toy.bounds, reduce=True)
-        found: list[Trace] = []
-        state: str | None = None
-        for _ in range(1000):
-            search = Search(toy.build, toy.bounds)
-            if state is not None:
-                search.restore(json.loads(state))
-            enough = len(found) + every
-            if search.run(lambda run: found.append(trace_of(run)), lambda n=enough: len(found) >= n):
-                break
-            state = json.dumps(search.state())
-        assert set(found) == whole, toy.name
+@pytest.mark.parametrize("toy", TOYS, ids=lambda t: t.name)
+def test_a_search_that_was_interrupted_and_written_down_goes_on(toy: Toy, every: int):
+    whole, _ = traces(toy.build, toy.bounds, reduce=True)
+    found: list[Trace] = []
+    state = ""
+    while True:
+        search = Search(toy.build, toy.bounds)
+        if state:
+            search.restore(json.loads(state))
+        enough = len(found) + every
+        if search.run(lambda run: found.append(trace_of(run)), lambda n=enough: len(found) >= n):
+            break
+        state = json.dumps(search.state())
+    assert set(found) == whole
 
 
 def test_bounds_of_single_actors():

@@ -431,6 +431,15 @@ def truncation(world: World, seen: Seen, s: Cells, mult: int) -> list[Any]:
     return [reader()]
 
 
+@toy(get("rest"), variants={"2": ({"n": 2}, 1), "3": ({"n": 3}, 2)})
+def remainder(world: World, seen: Seen, s: Cells, n: int) -> list[Any]:
+    async def reader() -> None:
+        now = world.read_ps()
+        seen["rest"] = now - now // n * n
+
+    return [reader()]
+
+
 @toy(get("lost"), Bounds(horizon=1 << 40, delay=1 << 38, section=100))
 def floor_of_a_floor(world: World, seen: Seen, s: Cells) -> list[Any]:
     async def reader() -> None:

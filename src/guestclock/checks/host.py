@@ -23,7 +23,6 @@ class _Slewed(State):
     """How far a clock that NTP steers was off when it was last read."""
 
     error = integer("ns")
-    true = integer("ns, what true time was then")
     instant = text("the time symbol of that read; empty before the first")
 
 
@@ -93,7 +92,7 @@ class ExploredMachine(Machine):
         if most == 0:
             return true
         self.contracts.add(CONTRACT)
-        before, since, was = clock.error, clock.instant, clock.true
+        before, since = clock.error, clock.instant
 
         def rows(error: Form) -> Iterable[Form]:
             if not since and name == "realtime":
@@ -103,11 +102,9 @@ class ExploredMachine(Machine):
             for change in (error - before, before - error):
                 row = (change - 1) * 10**9 - passed * site.slew_ppm
                 yield Form(row.terms, row.const)
-            if since:
-                yield (was + before) - (true + error)  # no clock is set back here: slewed, it never runs backwards
 
         error = world.clock(self._named(name, instant), rows, -most, most)
-        clock.error, clock.instant, clock.true = error, instant, true
+        clock.error, clock.instant = error, instant
         return true + error
 
     def _named(self, clock: str, instant: str) -> str:

@@ -18,6 +18,8 @@ from guestclock.report.figure import CLOCK_TITLES, COLOURS, ERROR_UNITS, TO_SCAL
 from guestclock.report.numbers import duration
 
 WIDTH, COLUMNS = 9.0, 120
+VISIBLE = 200
+"""A picture's height in parts that can still be told apart."""
 Piece = tuple[tuple[int, int], tuple[int, int]]
 """Two points (units, ns): a clock while its vCPU is in the guest."""
 
@@ -40,7 +42,10 @@ def draw(file: ReplayFile, story: Story, path: Path) -> None:
 def _figure(file: ReplayFile, story: Story) -> Any:
     from matplotlib.figure import Figure
 
-    lines = _lines(story)
+    lines = _lines(story, before=True)
+    shown_ns = story.value * 1_000_000 // khz_of(file.spec) if file.unit == "cycles" else story.value
+    if max((abs(error) for points in lines.values() for _, error in points), default=0) > VISIBLE * shown_ns:
+        lines = _lines(story, before=False)  # beside the operation's own jump it could not be seen
     steps = _numbered(story)
     legend = "\n".join(
         line
@@ -73,18 +78,18 @@ def _figure(file: ReplayFile, story: Story) -> Any:
     return figure
 
 
-def _lines(story: Story) -> dict[int, list[tuple[int, int]]]:
+def _lines(story: Story, *, before: bool) -> dict[int, list[tuple[int, int]]]:
     """By vCPU: (units, ns), two per window, from the end of the guest's life before to a little after the story.
 
-    The first reading of the story is 0.
+    The first reading of the story is 0. before: the life before is shown too.
     """
     steps = [s.units for s in story.steps]
     last = max(steps, default=0)
     values = story.world.schedule.values
     left = [values[w.closed] for w in story.outcome.tracker.windows() if w.phase == BEFORE and w.closed is not None]
-    first = min(min(steps, default=0), max(left, default=last))
+    first = min(min(steps, default=0), max(left, default=last)) if before else min(steps, default=0)
     margin = max((last - first) // 8, 1)
-    first, last = first - margin, last + margin
+    first, last = first - (margin if before else 0), last + margin
     found: dict[int, list[tuple[int, int]]] = {}
     for vcpu, clock, units, error in clock_error_ns(story, margin):
         if clock == story.clock:
