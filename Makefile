@@ -1,5 +1,6 @@
-# make run    the main job: a thread's question, answered by the model and by every real kernel this machine can give; fetches
-#             Debian's kernels, and QEMU where there is none (apt, not root); without apt it runs without them and says so
+# make run    the main job: a real VMM's snapshot restore, checked on two kernels over every order and every delay, with a
+#             figure of the worst case; then a thread's question, answered by the model and by every real kernel this machine can
+#             give; fetches Debian's kernels, and QEMU where there is none (apt, not root); without apt it goes on without
 # make test   lint, types and the fast tests; needs a C compiler, but no root, no KVM, no QEMU (tests on /dev/kvm run where it
 #             answers, and say so where not)
 # make lab    the tests on real kernels under QEMU (first: guestclock lab setup, or make run)
@@ -9,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CHECKED := firecracker-restore
 
 .PHONY: install run test lint lab mutants bench clean
 install: $(READY)
@@ -21,6 +23,8 @@ $(READY): pyproject.toml
 
 run: install
 	-@$(BIN)/guestclock lab setup --kernel 6.1 --kernel 6.12
+	$(BIN)/guestclock check $(CHECKED) --kernel linux-6.1 --kernel linux-6.12 --out out; test $$? -eq 1
+	$(BIN)/guestclock replay out/$(CHECKED).linux-6.12.tsc-agrees.worst.json --figure out/$(CHECKED).png
 	$(BIN)/guestclock run threads/2023-masterclock --on all --figure out/2023-masterclock.png
 
 lint: install

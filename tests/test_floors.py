@@ -29,6 +29,7 @@ FLOORS = [
     {"compare"},
     {"explore"},
     {"checks"},
+    {"corpus"},
     {"report"},
     {"cli", "__main__"},
 ]

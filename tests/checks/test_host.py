@@ -12,64 +12,78 @@ from hypothesis import strategies as st
 from guestclock.arith.affine import Form
 from guestclock.checks.host import CONTRACT, ExploredMachine
 from guestclock.checks.spec import Site
-from guestclock.linux import adjtimex_freq
 from guestclock.linux.ntp import MAX_FREQ_PPB
 from guestclock.machine import HostSpec, Machine
 from guestclock.sim import PS_PER_NS, Timeline
 
 KHZ = st.sampled_from([999_999, 2_100_000, 2_596_122, 2_900_000, 3_400_001])
-STEPS = st.lists(st.tuples(st.integers(-MAX_FREQ_PPB, MAX_FREQ_PPB), st.integers(1, 2 * 10**11)), min_size=1, max_size=6)
+PPB = st.integers(-MAX_FREQ_PPB, MAX_FREQ_PPB)
+STEPS = st.lists(st.tuples(PPB, st.integers(1, 2 * 10**11)), min_size=1, max_size=6)
 
 
 class Told:
-    """Stands in for the explorer: at each reading of a steered clock it looks at a real timekeeper, and at the rows."""
+    """Stands in for the explorer: a real timekeeper says what a steered clock reads, and the rows are put to that."""
 
     symbolic = False
     horizon_ns = 10**13
 
-    def __init__(self, khz: int, site: Site, read: Callable[[Machine], int]) -> None:
-        self.now_ns = 0
+    def __init__(self, khz: int, slew_ppm: int) -> None:
         self.values: dict[str, int] = {}
         self.latest = ""
-        self.broken: list[int] = []
-        self.outside: list[int] = []
+        self.broken = 0
         self.rows = 0
         self.timeline = Timeline()
-        spec = HostSpec(tsc_khz=khz, uptime_ns=site.uptime_ns)
-        self.real, self._read = Machine(self.timeline, spec), read
+        site = Site(tsc_khz=khz, slew_ppm=slew_ppm)
+        self.real = Machine(self.timeline, HostSpec(tsc_khz=khz, uptime_ns=site.uptime_ns))
         self.explored = ExploredMachine(self, site)  # type: ignore[arg-type]
+        self.before = site.uptime_ns
 
     @property
     def now_ps(self) -> int:
-        return self.now_ns * PS_PER_NS
+        return self.timeline.now_ps
 
     def read_ps(self) -> int:
         self.latest = f"t{len(self.values)}"
-        self.values[self.latest] = self.now_ns
+        self.values[self.latest] = self.now_ps
         return self.now_ps
 
     def value(self, symbol: str) -> int:
         return self.values[symbol]
 
     def ps_of(self, units: Any) -> Any:
-        return units * PS_PER_NS
+        return units
 
     def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> int:
-        error = self._read(self.real)
-        if not lo <= error <= hi:
-            self.outside.append(error)
+        reading = self.real.ktime_get_ns()
+        advance, self.before = reading - self.before, reading
+        assert lo <= advance <= hi
         for row in rows(Form.of(name)):
-            assert row.den == 1
             self.rows += 1
-            excess = row.at({**self.values, name: error})
-            if excess > 0:
-                self.broken.append(excess)
-        return error
+            self.broken += row.at({**self.values, name: advance}) > 0
+        return advance
 
-    def passes(self, ns: int) -> None:
-        self.now_ns += ns
-        self.timeline.advance_to(self.now_ps) if hasattr(self.timeline, "advance_to") else None
+    def run(self, steps: list[tuple[int, int]]) -> Told:
+        """After each adjtimex() so many ns pass, and the clock is read."""
+        for ppb, ns in steps:
+            self.real.adjust_frequency(ppb)
+            self.timeline.now_ps += ns * PS_PER_NS
+            self.explored.ktime_get_ns()
+        return self
 
 
-assert CONTRACT
-assert adjtimex_freq
+@settings(max_examples=80, deadline=None)
+@given(KHZ, STEPS)
+@example(999_999, [(-954, 2)])  # 2 ns, of which a cycle, a ns of the clock and one of true time go
+@example(2_100_000, [(-MAX_FREQ_PPB, 2 * 10**11)])  # mult is rounded down: 500.06 ppm slow
+@example(3_400_001, [(MAX_FREQ_PPB, 2 * 10**11)] * 3)  # and up: 500.03 ppm fast
+def test_whatever_ntp_asks_for_the_readings_satisfy_the_contract(khz: int, steps: list[tuple[int, int]]) -> None:
+    told = Told(khz, 500).run(steps)
+    assert told.rows == 2 * len(steps)
+    assert told.broken == 0
+    assert told.explored.contracts == {CONTRACT}
+
+
+@pytest.mark.parametrize("ppb", [MAX_FREQ_PPB, -MAX_FREQ_PPB])
+def test_a_clock_that_is_slewed_beyond_the_bound_breaks_it(ppb: int) -> None:
+    assert Told(2_596_122, 400).run([(ppb, 10**9)]).broken == 1
+    assert Told(2_596_122, 400).run([(ppb * 7 // 10, 10**9)]).broken == 0

@@ -228,6 +228,14 @@ async def resume(vm: Vm) -> None:
 '''
 
 
+def test_a_guest_that_writes_0_to_one_tsc(own: Any) -> None:
+    properties = ("tsc-never-back", "tsc-agrees", "kvmclock-agrees")
+    quiet = ask(own("nothing.py", NOTHING), "linux-6.12", *properties)
+    assert [(v.status, v.asked > 0) for v in quiet.values()] == [(HOLDS, True)] * 3
+    found = ask(own("write.py", GUEST_WRITE.replace("1 << 50", "0")), "linux-6.12", *properties)
+    assert [v.status for v in found.values()] == [VIOLATED] * 3
+
+
 def test_stable_though_the_guest_moved_one_vcpus_tsc(own: Any) -> None:
     verdict = one(own("write.py", GUEST_WRITE), "linux-6.12", "flags-honest")
     assert (verdict.status, verdict.who) == (VIOLATED, "vCPU 0 and vCPU 1")

@@ -13,12 +13,6 @@ from guestclock.checks.world import Outcome, build
 from guestclock.explore.run import Run, World
 from guestclock.explore.search import Search
 
-APART = '''"""The TSCs of the vCPUs are set apart: no masterclock, no STABLE, so last_value is at work."""
-from guestclock.vmm.recipes.by_value_restore import save
-async def restore(vm, snapshot):
-    for index, vcpu in enumerate(vm.vcpus):
-        await vcpu.set_tsc_offset(index * 10**10)
-'''
 QUIET = '''"""Out of the guest and in again."""
 from guestclock.kvm.api import Vm
 async def pause(vm: Vm) -> None:
@@ -29,8 +23,12 @@ async def resume(vm: Vm) -> None:
 '''
 
 
+ORDERS = 24
+"""Readers that write are dear: 2 on 2 vCPUs make hundreds of orders. So many are enough to be found a violation in."""
+
+
 def with_readers(spec: Spec, readers: int, reads: int = 1) -> tuple[Verdict, list[Any]]:
-    """The verdict of kvmclock-last-value, and every reading of every order."""
+    """The verdict of kvmclock-last-value over the first orders, and every reading in them."""
     question = QUESTIONS["kvmclock-last-value"]
     checker = Checker(spec, [question])
     plain = build(spec)
@@ -48,7 +46,7 @@ def with_readers(spec: Spec, readers: int, reads: int = 1) -> tuple[Verdict, lis
         seen.extend(run.world.values[READINGS])
         checker.look(run, checker.search.trail())
 
-    assert checker.search.run(leaf)
+    checker.search.run(leaf, lambda: checker.search.tally.orders >= ORDERS)
     return _verdict(checker, question), seen
 
 
@@ -64,17 +62,18 @@ def test_stable_pages_are_believed_and_never_clamped(tmp_path: Any) -> None:
     assert verdict.asked == 0
 
 
-def test_without_stable_a_clock_stands_still_for_what_another_vcpu_is_ahead() -> None:
-    """linux-3.4 knows no masterclock: each page is made of two reads, and pages differ by what lies between them."""
-    spec = Spec(recipe="by-value-restore", kernel="linux-3.4", delay_ns=10**8, life_ns=2 * 10**9, away_ns=10**9)
+def test_without_stable_a_clock_stands_still_for_what_another_vcpu_is_ahead(tmp_path: Any) -> None:
+    """linux-3.4 knows no masterclock: pages differ by what lies between the two reads each is made of, and by NTP."""
+    spec = spec_of(tmp_path / "quiet.py", QUIET).but(kernel="linux-3.4", vcpus=2)
     verdict, readings = with_readers(spec, 2)
     assert all(r.clamped for r in readings)
     assert (verdict.status, verdict.sense) == (VIOLATED, "held still")
-    assert verdict.worst == 10_000  # the bound of a kernel section
+    assert verdict.worst is not None
+    assert verdict.worst >= 10_000  # the bound of a kernel section
 
 
-def test_with_one_vcpu_there_is_nobody_to_be_behind() -> None:
-    spec = Spec(recipe="by-value-restore", kernel="linux-3.4", vcpus=1, delay_ns=10**8, away_ns=10**9)
-    verdict, readings = with_readers(spec, 1)
+def test_with_one_vcpu_there_is_nobody_to_be_behind(tmp_path: Any) -> None:
+    verdict, readings = with_readers(spec_of(tmp_path / "quiet.py", QUIET).but(kernel="linux-3.4"), 1)
     assert readings
+    assert verdict.asked > 0
     assert verdict.status == HOLDS

@@ -35,9 +35,7 @@ def test_any_number_of_processes_says_the_same(alone, jobs):
 
 def test_a_dask_cluster_of_two_workers_says_the_same(alone):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster:
         assert told(check(SPEC, stories=False, cluster=cluster.scheduler_address)) == told(alone)
 
 

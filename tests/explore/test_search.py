@@ -41,6 +41,11 @@ NEEDS_THE_THIRD_ONE_FIRST = (
     (("set", "y", 1),),
     (("wait", ("and", ("is", "x", 1), ("is", "y", 1))), ("look", "z")),
 )
+WRITTEN_BY_ANOTHER_LATER = (
+    (("wait", ("is", "x", 0)), ("set", "z", 2), ("set", "x", 0)),
+    (("set", "z", 1), ("set", "x", 2), ("set", "x", 0)),
+    (("set", "x", 1), ("set", "z", 2)),
+)
 LAZY_GUARD = (
     (("set", "x", 1),),
     (("wait", ("or", ("is", "x", 1), ("is", "y", 1))), ("look", "z")),
@@ -83,6 +88,7 @@ TWO_CHILDREN = (
 )
 @given(programs.programs())
 @example(NEEDS_THE_THIRD_ONE_FIRST)
+@example(WRITTEN_BY_ANOTHER_LATER)
 @example(LAZY_GUARD)
 @example(LOCK_REACHED_LATE)
 @example(SAME_VALUE_ONLY_AFTER_A_RACE)

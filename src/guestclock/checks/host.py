@@ -18,19 +18,23 @@ from guestclock.sim.state import State
 
 CONTRACT = "host clocks within NTP's bounds"
 
+MULT_PPM = 1
+"""NTP steers what the clocksource's rounded mult makes, which is up to 0.1 ppm off, and dithers by one step of it."""
+
 
 class _Slewed(State):
-    """How far a clock that NTP steers was off when it was last read."""
+    """A clock that NTP steers, as last read."""
 
-    error = integer("ns")
+    reading = integer("ns")
     instant = text("the time symbol of that read; empty before the first")
 
 
 class ExploredMachine(Machine):
     """A Machine whose MONOTONIC, BOOTTIME and REALTIME are readings within bounds, each host's own.
 
-    From one reading to the next a clock advances by the time between them, give or take slew_ppm; REALTIME is within
-    skew_ns of true time, and with a skew of 0 it is true time. The integer timekeeper is held against this contract by tests/checks/test_host.py.
+    From one reading to the next a clock advances by the time between them, give or take slew_ppm (and MULT_PPM; with a
+    slew of 0 it is true time); REALTIME is within skew_ns of true time, and with a skew of 0 it is true time.
+    The integer timekeeper is held against this contract by tests/checks/test_host.py.
     """
 
     def __init__(self, world: World, site: Site) -> None:
@@ -83,33 +87,41 @@ class ExploredMachine(Machine):
         raise UserError("check: the host's sleep is not explored; use 'guestclock run'")
 
     def _slewed(self, name: str, clock: _Slewed) -> Any:
-        """A reading at the instant of the latest clock read: true time and an error that NTP keeps within bounds."""
+        """A reading at the instant of the latest clock read, one that the bounds allow after the one before it."""
         world, site = self.world, self.site
-        instant = world.latest
+        instant, since = world.latest, clock.instant
         start = self.spec.uptime_ns if name == "monotonic" else self.spec.realtime_ns
         true = start + world.ps_of(Form.of(instant) if world.symbolic else world.value(instant)) // PS_PER_NS
-        most = site.skew_ns if name == "realtime" else site.slew_ppm * world.horizon_ns // 1_000_000
-        if most == 0:
+        slew_ppm = site.slew_ppm and site.slew_ppm + MULT_PPM
+        if (site.skew_ns if name == "realtime" else slew_ppm) == 0:
             return true
         self.contracts.add(CONTRACT)
-        before, since = clock.error, clock.instant
+        if name == "realtime" and not since:
+            reading = true + world.clock(self._named("realtime error", instant), lambda _: (), -site.skew_ns, site.skew_ns)
+            clock.reading, clock.instant = reading, instant
+            return reading
+        before = clock.reading if since else start
 
-        def rows(error: Form) -> Iterable[Form]:
-            if not since and name == "realtime":
-                return
+        def rows(advance: Form) -> Iterable[Form]:
             passed = world.ps_of(Form.of(instant)) - (world.ps_of(Form.of(since)) if since else 0)
-            # ppm of ps is 10^-9 ns; a ns more for the whole numbers.
-            for change in (error - before, before - error):
-                row = (change - 1) * 10**9 - passed * site.slew_ppm
-                yield Form(row.terms, row.const)
+            # ppm of ps is 10^-9 ns; and what two readings lose to whole cycles and whole ns.
+            whole = 2 + -(-1_000_000 // site.tsc_khz)
+            fast, slow = 1_000_000 + slew_ppm, 1_000_000 - slew_ppm
+            told = [(advance - whole) * 10**9 - passed * fast, passed * slow - (advance + whole) * 10**9]
+            if name == "realtime":
+                off = before + advance - true
+                told += [off - site.skew_ns, -off - site.skew_ns]
+            return [Form(row.terms, row.const) for row in told if type(row) is Form]
 
-        error = world.clock(self._named(name, instant), rows, -most, most)
-        clock.error, clock.instant = error, instant
-        return true + error
+        # An advance, and not the reading itself: that it is not negative must be seen without any linear program.
+        most = world.horizon_ns * (1_000_000 + slew_ppm) // 1_000_000 + 2 * site.skew_ns + 4
+        reading = before + world.clock(self._named(f"{name} advance", instant), rows, 0, most)
+        clock.reading, clock.instant = reading, instant
+        return reading
 
     def _named(self, clock: str, instant: str) -> str:
         """Tells two hosts' clocks apart by when the hosts were turned on."""
-        return f"{clock} error at {instant}, up {self.spec.uptime_ns}"
+        return f"{clock} at {instant}, up {self.spec.uptime_ns}"
 
 
 class ExploredTimers:

@@ -6,6 +6,7 @@ that is damaged, or from a newer program, is refused with one line that says whi
 
 from __future__ import annotations
 
+import builtins
 import json
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -46,7 +47,7 @@ class ReplayFile:
     steps: tuple[tuple[str, str], ...]
     values: dict[str, int]
 
-    @property
+    @builtins.property
     def schedule(self) -> Schedule:
         return Schedule(self.steps, dict(self.values))
 

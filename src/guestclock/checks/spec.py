@@ -31,12 +31,14 @@ class Spec:
     """One question to the explorer: a recipe (or a scenario's variation, as a program) on a kernel, with its bounds.
 
     recipe: name or file. program: for scenarios, what guestclock.vmm.steps plays, as JSON text. kernel: profile or file.
-    sites: one host, or source and destination. delay_ns: from one call of the VMM to the end of
-    the next; save_delay_ns, restore_delay_ns: the same for the calls before and after the operation's middle, 0: delay_ns.
-    section_ns: clock reads inside one kernel
-    section. life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long the
-    operation's middle takes (the pause, the transfer); after_ns: for how long it is watched afterwards.
-    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. start: the vCPUs run after the operation; without that, only what their TSCs will read can be asked.
+    sites: one host, or source and destination.
+    delay_ns: from one call of the VMM to the end of the next; save_delay_ns, restore_delay_ns: the same for the calls
+    before and after the operation's middle, 0: delay_ns. section_ns: clock reads inside one kernel section.
+    life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long its middle
+    takes (the pause, the transfer); after_ns: for how long it is watched afterwards, at least.
+    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. readers: guests' readers that
+    write (last_value), per VM. start: the vCPUs run after the operation; without that, only what their TSCs will read
+    can be asked.
     """
 
     recipe: str = ""
@@ -57,6 +59,7 @@ class Spec:
     khz: int = 0
     policy: tuple[tuple[str, str], ...] = ()
     works: bool = False
+    readers: int = 0
     properties: tuple[str, ...] = ()
 
     def but(self, **changes: Any) -> Self:

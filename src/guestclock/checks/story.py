@@ -197,7 +197,8 @@ class _Teller:
         readings = sorted(self.read(), key=_when)
         until = readings[-1].units if readings else max(self.values[e.end] for e in self.world.events)
         calls = [s for s in self.calls() if s.units <= until]
-        if readings and readings[0].units < until and any(w.phase == BEFORE for w in self.windows):
+        across = bool(self.spec.recipe) and any(w.phase == BEFORE for w in self.windows)
+        if across and readings and readings[0].units < until:
             calls = [s for s in calls if _when(s) >= (readings[0].units, -1)]
         changes = [s for s in self.changes(calls) if s.units <= until]
         steps = sorted([*calls, *changes, *readings], key=_when)
@@ -231,7 +232,8 @@ class _Teller:
 
     def calls(self) -> Iterator[Step]:
         written: set[tuple[int, int, int]] = set()
-        found = []
+        found: list[Step] = []
+        sources: list[Call] = []
         programmed = not self.spec.recipe
         for call in self.outcome.calls:
             if call.op.name == "Note":
@@ -239,9 +241,15 @@ class _Teller:
                 if not programmed and getattr(call.op, "kind", "") == "step" and not self.spec.recipe:
                     found.append(self.noted(call))
                 continue
-            if programmed or (call.phase == BOOT and not call.error) or not self.matters(call):
+            if programmed or (call.phase == BOOT and not call.error):
                 continue
-            found.append(self.called(call))
+            if self.matters(call):
+                found.append(self.called(call))
+            elif _saved(call.op, as_json(call.answer)) is not None:
+                sources.append(call)
+        # Where a value comes from that was written later, whichever VM it was read of.
+        written_values = {v for s in found if s.kind == "call" and (v := _written(s.data["op"])) is not None}
+        found += [self.called(call) for call in sources if _saved(call.op, as_json(call.answer)) in written_values]
         for step in reversed(found):
             who = step.site, step.vm, -1 if step.vcpu is None else step.vcpu
             if step.kind == "call" and step.data["op"]["op"] == "CreateVcpu" and (who in written or self.elsewhere()):
@@ -387,7 +395,7 @@ class _Teller:
             pages = [s for s in steps if s.kind == "page"]
             if any(not p.data["flags"] & 1 for p in pages):
                 yield _rule(profile, snapshot)
-            elif any(s.kind == "snapshot" for s in steps):
+            elif any(s.kind == "snapshot" and s.data["cause"] != "vmm" for s in steps):
                 yield _rule(profile, masterclock_request)
             if any(op["op"] == "SetClock" for op in ops) and "policy" in self.question.name:
                 yield _rule(profile, set_clock)
@@ -420,6 +428,23 @@ def _steps_of(numbers: dict[str, int], call: Call) -> tuple[int, int]:
     before = numbers.get(call.before.partition(":")[0], -1)
     last = numbers.get(call.after.partition(":")[0], before + 1)
     return min(before + 1, last), last
+
+
+def _saved(op: Any, answer: Any) -> tuple[str, int] | None:
+    """What a call read that another one may write back later."""
+    if op.name == "GetMsr" and op.index == MSR_IA32_TSC and isinstance(answer, int):
+        return "tsc", answer
+    if op.name == "GetTscOffset" and isinstance(answer, int):
+        return "offset", answer
+    return ("clock", answer["clock_ns"]) if op.name == "GetClock" and isinstance(answer, dict) else None
+
+
+def _written(op: dict[str, Any]) -> tuple[str, int] | None:
+    if op["op"] == "SetMsr" and op["index"] == MSR_IA32_TSC:
+        return "tsc", op["data"]
+    if op["op"] == "SetTscOffset":
+        return "offset", op["offset"]
+    return ("clock", op["clock_ns"]) if op["op"] == "SetClock" else None
 
 
 def writes_tsc(op: dict[str, Any]) -> bool:

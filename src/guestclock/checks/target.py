@@ -53,12 +53,12 @@ def targets(
     if vcpus is not None and not 1 <= vcpus <= MAX_VCPUS:
         raise UserError(f"--vcpus {vcpus}: expected 1 to {MAX_VCPUS}")
     changes = dict(_bounds(bounds))
+    kernels = [lookup(kernel).name for kernel in kernels]
     if _is_scenario(name):
         found = list(_scenario(load_scenario(name), kernels, policy_given, vcpus, properties, changes))
     else:
         found = list(_recipe(name, kernels, policy_given, vcpus, properties, changes))
     for target in found:
-        lookup(target.kernel)
         chosen(target.spec)
     return found
 

@@ -113,7 +113,7 @@ def check(
 
         complete = checker.search.run(leaf, over)
     checker.tell.programs += checker.search.solver.count.programs
-    verdicts = list(_verdicts(checker, complete, stories))
+    verdicts = list(_verdicts(checker, complete, stories, monotonic() - began))
     state = None if complete else _state(checker)
     return Result(
         spec, verdicts, checker.search.tally, checker.tell.programs, monotonic() - began, complete,
@@ -139,13 +139,13 @@ def _elsewhere(
     return complete
 
 
-def _verdicts(checker: Checker, complete: bool, stories: bool) -> Iterator[Verdict]:
+def _verdicts(checker: Checker, complete: bool, stories: bool, whole_s: float) -> Iterator[Verdict]:
     for question in checker.wanted:
         verdict = _verdict(checker, question)
         if not complete and verdict.status in (HOLDS, VACUOUS):
             verdict.status, verdict.why = UNDECIDED, "it ended before every order was seen"
         if stories and verdict.status == VIOLATED:
-            _shorten(checker, question, verdict)
+            _shorten(checker, question, verdict, whole_s)
         yield verdict
 
 
@@ -176,7 +176,7 @@ def _verdict(checker: Checker, question: Question) -> Verdict:
     return verdict
 
 
-def _shorten(checker: Checker, question: Question, verdict: Verdict) -> None:
+def _shorten(checker: Checker, question: Question, verdict: Verdict, whole_s: float) -> None:
     """The story that the fewest steps lead to, with the smallest delay that still violates the property.
 
     No execution shows a violation in fewer steps: each one's steps up to it are the past of one ask in some order.
@@ -184,7 +184,7 @@ def _shorten(checker: Checker, question: Question, verdict: Verdict) -> None:
     found = checker.tell.shortest.get(question.name)
     if found is None:
         return
-    breaks, confirmed = smallest_delay(checker, question, found)
+    breaks, confirmed, found = smallest_delay(checker, question, found, whole_s)
     verdict.short_ask = found.ask
     verdict.breaks = breaks
     verdict.short = confirmed if confirmed is not None else checker.confirm(question.name, found)

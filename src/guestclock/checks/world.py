@@ -24,6 +24,8 @@ from guestclock.vmm.steps import play
 
 LIFE, AWAY = "life", "away"
 MIDDLE = "time has passed"
+RESTORED_TWICE = "idempotent-restore"
+"""The property for whose sake a snapshot is restored a second time."""
 
 BOOT_CALL_NS = 1_000_000
 """A guest boots without delays: each of its VMM's calls takes no more than this."""
@@ -199,7 +201,12 @@ class _Stage:
         self.site = len(self.kvms) - 1
         there = await self.made(snapshot)
         assert recipe.restore is not None
-        await recipe.restore(there, snapshot)
+        if RESTORED_TWICE in self.spec.properties:
+            from guestclock.checks.twice import restored_twice
+
+            await restored_twice(recipe.restore, there, snapshot)
+        else:
+            await recipe.restore(there, snapshot)
         if recipe.resume is not None:
             await recipe.resume(there)
         await self.done(there)
@@ -220,6 +227,10 @@ class _Stage:
         for vcpu in vm.vcpus:
             await vcpu.enable_kvmclock()
         self.outcome.vms.append((self.site, vm.id))
+        if spec.readers:
+            from guestclock.checks.readers import spawn_readers
+
+            spawn_readers(self.outcome, self.outcome.world, spec.readers)
         return vm
 
     async def middle(self) -> None:

@@ -17,7 +17,7 @@ VIOLATED_STATUS, UNDECIDED_STATUS = 1, 3
 
 def register(app: typer.Typer) -> None:
     """Enters the commands of this file."""
-    for command in (check, replay, export):
+    for command in (check, replay, export, corpus):
         app.command()(command)
 
 
@@ -190,3 +190,30 @@ def export(
     write = writer(to)
     loaded = replay_file.load(file)
     exported(write, loaded, file, output)
+
+
+def corpus(
+    name: Annotated[list[str] | None, typer.Argument(help="Entries; without any, all of them.", metavar="NAME")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes to search with.", metavar="N")] = 2,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep a replay file of each violation there.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Find known bugs again, and check their fixes.
+
+    Exits 0 where every entry comes out as it says, 1 where one does not.
+    """
+    from guestclock.checks.corpus import run
+    from guestclock.report.check import check_out
+    from guestclock.report.corpus import text
+
+    if jobs < 1:
+        raise typer.BadParameter(f"--jobs {jobs}: expected 1 or more")
+    if out is not None:
+        check_out(out)
+    with progress_line() as progress:
+        results = run(name, jobs=jobs, out=out, progress=lambda result: progress(result.entry.name))
+    page = console()
+    for line in text(results, page.width):
+        page.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if all(result.as_expected for result in results) else VIOLATED_STATUS)

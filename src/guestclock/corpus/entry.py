@@ -29,7 +29,7 @@ class Host(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Bounds(msgspec.Struct, forbid_unknown_fields=True):
-    """[bounds]: durations as text. delay: between two calls; section: inside one kernel section; the rest as in Spec."""
+    """[bounds]: durations as text. delay: between two calls; section: inside a kernel section; others as in Spec."""
 
     vcpus: int = 2
     delay: str = "1 ms"
@@ -111,7 +111,9 @@ def chosen(names: tuple[str, ...] | None) -> list[Entry]:
     known = entries()
     for name in names or ():
         if name not in known:
-            raise UserError(f"corpus: {name!r} is unknown{did_you_mean(name, known) or ', see guestclock corpus --list'}")
+            raise UserError(
+                f"corpus: {name!r} is unknown{did_you_mean(name, known) or ', see guestclock corpus --list'}"
+            )
     return [known[name] for name in names] if names else list(known.values())
 
 

@@ -235,7 +235,8 @@ class Judge:
             # By what its symbols can be at all: whoever meets it next may know less of the order than this step does.
             lo, hi = self._interval(argument, self.box.__getitem__)
             self.name_floor(name, argument, whole, (lo // whole, hi // whole))
-        return Form.of(name) + out
+        quotient: Value = Form.of(name) + out
+        return quotient
 
     def _range(self, symbol: Symbol) -> Interval:
         """Where a symbol lies by all that is known here: a floor also where its argument does."""

@@ -103,6 +103,7 @@ class IntegerWorld:
             for name, label in self.schedule.steps:
                 self._step(name, label)
         finally:
+            self._symbol = None  # what actors still do on their way out is at no time
             for waiting in self._waiting.values():
                 waiting.actor.close()
         return self.world

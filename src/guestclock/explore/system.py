@@ -154,11 +154,11 @@ class System:
         for i, x in enumerate(floors):
             for y in floors[:i]:
                 if judge.floors[x][1] == judge.floors[y][1]:
-                    lo, hi = judge.difference(x, y)
-                    if lo is not None and (lo >= 0 or lo == hi):
-                        self._add(Form({y: 1, x: -1}, lo))
-                    if hi is not None and (hi <= 0 or lo == hi):
-                        self._add(Form({x: 1, y: -1}, -hi))
+                    least, most = judge.difference(x, y)
+                    if least is not None and (least >= 0 or least == most):
+                        self._add(Form({y: 1, x: -1}, least))
+                    if most is not None and (most <= 0 or least == most):
+                        self._add(Form({x: 1, y: -1}, -most))
 
 
 def _needed(d: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -62,10 +62,15 @@ def show_forced(console: Console, file: ReplayFile, run: Forced, *, json: bool) 
         return
     khz = khz_of(file.spec)
     named = f"{run.on} ({run.kernel})"
+    if run.violated:
+        most = "" if run.most == run.least else f" to {grouped(run.most)}"
+        told = f"violated: {grouped(run.least)}{most} {file.unit} apart"
+    else:
+        told = f"holds: at most {grouped(run.most)} {file.unit} apart"
     for line, style in (
         (what(file), "bold"),
         (f"recorded  {amount(file.value, file.unit, khz)} {file.sense}: {who_named(file.who)}", ""),
-        (f"{named}  {run.told}", "bold red" if run.violated else "green"),
+        (f"{named}  {told}", "bold red" if run.violated else "green"),
     ):
         for text in as_text(hanging("", line, console.width, style)):
             console.print(text, soft_wrap=True)

@@ -4,11 +4,14 @@ The text of v6 was not at hand; this is our own construction of what it says: wh
 is never anchored on the raw clock again. After a TSC write, which makes the old line meaningless, it is.
 """
 
+from __future__ import annotations
+
 from guestclock.arith import pvclock_scale_delta, s64, u64
 from guestclock.kvm.model.kernels import LINUX_6_12
+from guestclock.kvm.model.state import VcpuTime
 
 
-def the_line_goes_on(vcpu, kernel_ns, tsc):
+def the_line_goes_on(vcpu: VcpuTime, kernel_ns: int, tsc: int) -> int:
     if vcpu.page_tsc_timestamp == 0:
         return kernel_ns
     delta = u64(tsc - vcpu.page_tsc_timestamp)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from guestclock.kvm.api import Vm
+from guestclock.kvm.api import Host, Vm
 from guestclock.vmm.recipes.by_value_restore import save as save_tscs
 from guestclock.vmm.recipes.cloud_hypervisor_restore import created
 from guestclock.vmm.snapshot import Snapshot, VcpuSnapshot
-from guestclock.kvm.api import Host
 
 SEEN = "Cloud Hypervisor issue #8437"
 POLICY = {"tsc": "freeze"}

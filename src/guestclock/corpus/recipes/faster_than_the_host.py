@@ -1,4 +1,4 @@
-"""A guest of 3 GHz on a slower host that cannot scale: KVM catches its TSC up at each entry. It is paused and let go."""
+"""A guest of 3 GHz on a slower host that cannot scale: KVM catches its TSC up at each entry. It is paused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new VM whose vCPU 0 runs alone for 20 s, as a guest's boot processor does. Then vCPU 1 enters for the first time."""
+"""A new VM whose vCPU 0 runs alone for 20 s, as a boot processor does. Then vCPU 1 enters for the first time."""
 
 from __future__ import annotations
 

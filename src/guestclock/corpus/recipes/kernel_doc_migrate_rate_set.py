@@ -1,4 +1,4 @@
-"""The kernel documentation's migration of a guest whose TSC is scaled: the rate is set first, the formula is as it stands."""
+"""The kernel documentation's migration of a guest whose TSC is scaled: the rate first, the formula as it stands."""
 
 from __future__ import annotations
 

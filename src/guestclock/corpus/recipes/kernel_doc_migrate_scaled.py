@@ -1,4 +1,4 @@
-"""The kernel documentation's migration with the host's TSCs taken as the guest's: scaled, by the ratio of the two rates.
+"""The kernel documentation's migration with the host's TSCs made the guest's: scaled by the ratio of the two rates.
 
 KVM does not let the ratio be read before KVM_VCPU_TSC_SCALE; here it is worked out as KVM does, for a host that scales
 by 48 bits (VMX).

@@ -1,4 +1,4 @@
-"""Something asks for a new masterclock snapshot, here KVM's set-up of a Xen guest's shared page. Nothing shall change."""
+"""Something asks for a new masterclock snapshot, here the set-up of a Xen guest's shared page. Nothing shall change."""
 
 from __future__ import annotations
 

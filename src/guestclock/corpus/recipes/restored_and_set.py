@@ -5,7 +5,7 @@ from __future__ import annotations
 from guestclock.kvm.api import Vm
 from guestclock.vmm.recipes.by_value_restore import restore, save
 
-SEEN = "kvm list, Jan 2026, D. Zhang: KVM_REQ_MASTERCLOCK_UPDATE is pending still when KVM_SET_CLOCK has taken its snapshot"
+SEEN = "kvm list, Jan 2026, D. Zhang: KVM_REQ_MASTERCLOCK_UPDATE is still pending after KVM_SET_CLOCK's snapshot"
 POLICY = {"tsc": "freeze", "kvmclock": "freeze"}
 
 __all__ = ["restore", "resume", "save"]

@@ -3,10 +3,10 @@
 A write of 0 means "in sync" to these kernels, however late it comes: the others get vCPU 0's offset, bit for bit.
 vCPU 0 is written twice, first far off, so that KVM does not take the value for one of the line before it.
 TSC and kvmclock are saved as one pair, read from the guest's page at one TSC value, as QEMU can do, too. Each is
-written with the time that has passed as of just then. Every vCPU goes through KVM_RUN with a signal pending, and
-kvmclock is set after that: nothing is pending any more that would take a new snapshot.
-What remains: between the wall clock's reading and the write that uses it the VMM can be preempted, once for the TSC
-and once for kvmclock. TSCs that the guest has set apart are made equal.
+written with the time that has passed as of just then, kvmclock before any vCPU goes near KVM_RUN. Then every vCPU goes
+through it with a signal pending, twice: what the TSC writes have asked for is served before the guest looks.
+What remains: between the wall clock's reading and the call that uses it the VMM can be preempted, once on saving, once
+for the TSC and once for kvmclock on restoring. TSCs that the guest has set apart are made equal.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ async def restore(vm: Vm, snapshot: Snapshot) -> None:
     await first.set_msr(MSR_IA32_TSC, saved.tsc + await passed_ns(snapshot) * saved.tsc_khz // 1_000_000)
     for vcpu in others:
         await vcpu.set_msr(MSR_IA32_TSC, 0)
+    await vm.set_clock(snapshot.clock.clock_ns + await passed_ns(snapshot))
     for _ in range(2):
         for vcpu in vm.vcpus:
             await vcpu.run()
-    await vm.set_clock(snapshot.clock.clock_ns + await passed_ns(snapshot))
 
 
 async def passed_ns(snapshot: Snapshot) -> int:

@@ -46,8 +46,6 @@ async def restore(vm: Vm, snapshot: Snapshot) -> None:
     passed = (now.clock_ns - then.clock_ns) * snapshot.vcpus[0].tsc_khz // 1_000_000
     for vcpu, saved in zip(vm.vcpus, snapshot.vcpus, strict=True):
         await vcpu.set_tsc_offset(saved.tsc_offset + passed + then.host_tsc - now.host_tsc)
-    for _ in range(
-        2
-    ):  # whoever has a request takes a new snapshot; the pages of those before it follow the second time
+    for _ in range(2):  # whoever has a request takes a new snapshot; pages of those before it follow the second time
         for vcpu in vm.vcpus:
             await vcpu.run()

@@ -1,0 +1,176 @@
+"""check, replay and export as a user types them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_command import guestclock_, told
+
+ROOT = Path(__file__).parent.parent.parent
+PAUSE = ("check", "qemu-stop-cont", "--property", "kvmclock-policy")
+
+RECIPE = '''"""Mine."""
+
+
+async def save(vm):
+    {save}
+
+
+async def restore(vm, snapshot):
+    pass
+'''
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the replay files of a pause."""
+    place = tmp_path_factory.mktemp("out")
+    done = guestclock_(*PAUSE, "--out", place)
+    assert done.returncode == 1, done.stderr
+    return place
+
+
+def replay_in(out: Path) -> Path:
+    return out / "qemu-stop-cont.linux-6.12.kvmclock-policy.json"
+
+
+# ---- check
+
+
+def test_statuses(tmp_path: Path) -> None:
+    """0 holds, 1 violated, 3 undecided."""
+    place = tmp_path / "p.toml"
+    place.write_text('kvmclock = "freeze"\n[tolerance]\nkvmclock = "2 min"\n')
+    assert guestclock_(*PAUSE, "--policy", place, "--out", tmp_path).returncode == 0
+    assert guestclock_(*PAUSE, "--out", tmp_path).returncode == 1
+    short = ("--budget", "1 ms", "--max-delay", "1 us", "--out", tmp_path)
+    done = guestclock_("check", "by-value-restore", "--property", "kvmclock-agrees", *short)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "the budget ended" in done.stderr
+    assert "--resume" in done.stderr
+
+
+def test_what_is_shown_in_the_docs_is_what_is_printed(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "checking.md").read_text()
+    shown = re.findall(r"```console\n(.*?)```", page, re.S)
+    assert len(shown) == 2
+    for block in shown:
+        command, _, expected = block.removeprefix("$ guestclock ").partition("\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "guestclock", *command.split()],
+            capture_output=True, text=True, check=False, cwd=tmp_path, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+        assert without_costs(done.stdout) == without_costs(expected), done.stderr
+
+
+def without_costs(text: str) -> list[str]:
+    """What a search took is not the same twice."""
+    return ["search: " if line.startswith("search: ") else line.rstrip() for line in text.splitlines()]
+
+
+def test_kernels_stand_side_by_side(tmp_path: Path) -> None:
+    done = guestclock_(*PAUSE, "--kernel", "6.1", "--kernel", "6.12", "--out", tmp_path, COLUMNS="80")
+    head, row = done.stdout.splitlines()[:2]
+    assert head.split() == ["linux-6.1", "linux-6.12"]
+    assert row.startswith("kvmclock-policy")
+    lines = [line for line in done.stdout.splitlines() if "guestclock replay" not in line]
+    assert max(map(len, lines)) <= 80
+
+
+def test_json_has_the_same_facts(tmp_path: Path) -> None:
+    done = guestclock_(*PAUSE, "--json", "--out", tmp_path)
+    document = json.loads(done.stdout)
+    (verdict,) = document["checks"][0]["verdicts"]
+    assert (document["status"], verdict["status"], verdict["unit"]) == (1, "violated", "ns")
+    top, bottom = map(int, verdict["bound"].split("/"))
+    assert verdict["worst"] * bottom <= top
+    assert verdict["story"]["steps"][0]["since_ps"] == 0
+    assert Path(verdict["replay"]).exists()
+
+
+def test_the_fix_is_checked_too(tmp_path: Path) -> None:
+    text = (ROOT / "src/guestclock/vmm/recipes/qemu_stop_cont.py").read_text()
+    (tmp_path / "mine.py").write_text(text + '\nFIX = "qemu-stop-cont: nothing else is known"\n')
+    done = guestclock_("check", tmp_path / "mine.py", *PAUSE[2:], "--out", tmp_path)
+    assert "fix: qemu-stop-cont, nothing else is known; re-checked: still violated" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def (", "mine.py:1: not Python"),
+        ('"""x"""\n\n\nasync def save(vm):\n    return 1\n', "mine.py:4: save: there is no 'restore' to go with it"),
+        (RECIPE.format(save="return 1 / 0"), "mine.py:5: save: ZeroDivisionError"),
+        (
+            RECIPE.format(save="return await vm.vcpus[0].get_tsc_offset()"),
+            "mine.py:5: save: vCPU 0: GetTscOffset: EINVAL",
+        ),
+    ],
+)
+def test_a_recipe_with_a_mistake(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    line = told(guestclock_("check", tmp_path / "mine.py", "--kernel", "linux-5.15", "--out", tmp_path))
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("check", "qemu-stop-kont"), "did you mean 'qemu-stop-cont'"),
+        ((*PAUSE, "--property", "nice"), "--property: unknown 'nice'"),
+        ((*PAUSE, "--kernel", "9.9"), "kernel '9.9' is unknown"),
+        ((*PAUSE, "--max-delay", "soon"), "--max-delay: 'soon': expected a duration"),
+        ((*PAUSE, "--policy", "dance"), "--policy dance: expected one of run, freeze, advance"),
+        ((*PAUSE, "--vcpus", "0"), "--vcpus 0: expected 1 to 8"),
+        ((*PAUSE, "--jobs", "0"), "--jobs 0: expected 1 or more"),
+        ((*PAUSE, "--resume", "/nowhere"), "--resume /nowhere: cannot be read"),
+        ((*PAUSE, "--out", "/dev/null"), "--out /dev/null: is a file"),
+        (("check", "threads/2023-masterclock", "--vcpus", "2"), "--vcpus: is a recipe's"),
+        (("replay", "/nowhere.json"), "/nowhere.json: cannot be read"),
+        (("export", "/nowhere.json", "--to", "word"), "--to word: expected one of selftest-c, perfetto, mail"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in told(guestclock_(*arguments))
+
+
+# ---- replay and export
+
+
+def test_a_replay_shows_the_recorded_value(out: Path, tmp_path: Path) -> None:
+    done = guestclock_("replay", replay_in(out), "--figure", tmp_path / "f.svg")
+    assert done.returncode == 0, done.stderr
+    assert "as recorded" in done.stdout
+    assert (tmp_path / "f.svg").read_text().startswith("<?xml")
+    document = json.loads(guestclock_("replay", replay_in(out), "--json").stdout)
+    assert document["same"] is True
+    assert document["recorded"] == document["story"]["value"]
+
+
+def test_a_replay_that_shows_another_value_is_status_1(out: Path, tmp_path: Path) -> None:
+    document = json.loads(replay_in(out).read_text())
+    (tmp_path / "x.json").write_text(json.dumps(document | {"value": document["value"] + 1}))
+    done = guestclock_("replay", tmp_path / "x.json")
+    assert done.returncode == 1
+    assert "NOT as recorded" in done.stdout
+
+
+def test_what_calls_alone_cannot_force_is_refused(out: Path) -> None:
+    assert "can be forced by calls alone" in told(guestclock_("replay", replay_in(out), "--on", "kvm"))
+
+
+def test_a_truncated_replay_file(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(replay_in(out).read_text()[:900])
+    assert "x.json: damaged, not JSON" in told(guestclock_("replay", tmp_path / "x.json"))
+
+
+def test_an_export_goes_to_a_file_or_to_the_page(out: Path, tmp_path: Path) -> None:
+    page = guestclock_("export", replay_in(out), "--to", "mail")
+    guestclock_("export", replay_in(out), "--to", "mail", "-o", tmp_path / "a" / "mail.txt")
+    assert (tmp_path / "a" / "mail.txt").read_text() == page.stdout
