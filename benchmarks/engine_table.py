@@ -1,7 +1,7 @@
-"""The cases with which the engine's method was first tried, by the product: value, orders, time, beside the prototype's.
+"""The cases with which the engine's method was first tried, by the product, beside the prototype's figures.
 
-Each is KVM's whole model with a VMM that only does what the case is about; no delay is bounded but by the horizon unless
-the case says so. The prototype's figures are of another machine and are there for their orders and values.
+Each is KVM's whole model with a VMM that only does what the case is about; no delay is bounded but by the horizon
+unless the case says so. The prototype's figures are of another machine: there for their orders and values.
 """
 
 from __future__ import annotations

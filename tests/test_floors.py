@@ -28,8 +28,8 @@ FLOORS = [
     {"runs"},
     {"compare"},
     {"explore"},
-    {"checks"},
     {"corpus"},
+    {"checks"},
     {"report"},
     {"cli", "__main__"},
 ]

@@ -10,7 +10,7 @@ import pytest
 from .integers import IntegerWorld, OutOfBounds
 from .search import worst_of
 from .toy import TOYS, Toy
-from .worlds import Kvm, bounds, by_value, hotplug, kvm_world, offsets_apart, worst_step_back
+from .worlds import KHZ, Kvm, bounds, by_value, hotplug, kvm_world, offsets_apart, worst_step_back
 
 # Together 100,000 runs.
 RUNS_OF_A_TOY = 2_300
@@ -58,14 +58,14 @@ def test_no_random_restore_by_value_is_above_its_bound(kernel: str, delay_s: flo
         assert best >= 0.99 * float(upper)
 
 
-@pytest.mark.parametrize("kernel", ["linux-6.7", "linux-6.8"])
-def test_no_random_hotplug_is_above_its_bound(kernel: str):
-    limits = bounds(1)
-    upper, _ = worst_step_back(hotplug, kernel, limits)
+@pytest.mark.parametrize(("kernel", "khz"), [("linux-6.7", KHZ), ("linux-6.8", KHZ), ("linux-6.7", 2_400_000)])
+def test_no_random_hotplug_is_above_its_bound(kernel: str, khz: int):
+    limits = bounds(1, khz=khz)
+    upper, _ = worst_step_back(hotplug, kernel, limits, khz)
     shown = []
-    for seed in range(RUNS_OF_HOTPLUG // 2):
+    for seed in range(RUNS_OF_HOTPLUG // 3):
         rng = Random(seed)
-        world = IntegerWorld(kvm_world(hotplug, kernel), limits, rng)
+        world = IntegerWorld(kvm_world(hotplug, kernel, khz), limits, rng)
         shown += steps_back(world.run(), world, rng)
     assert len(shown) > RUNS_OF_HOTPLUG // 4
     assert max(shown) <= upper
@@ -78,7 +78,8 @@ def steps_back(kvm: Kvm, world: IntegerWorld, rng: Random) -> list[int]:
     windows = kvm.readable()
     for a in windows:
         for b in windows:
-            if a.vcpu != b.vcpu:
+            # Steps of one instant have an order too: what is over when `a` begins is not read after it.
+            if a.vcpu != b.vcpu and (b.exit is None or b.exit > a.entry):
                 close_a, close_b = (horizon if w.close is None else w.close for w in (a, b))
                 first = rng.choice((a.open, close_a, rng.randint(a.open, close_a)))
                 if max(first, b.open) <= close_b:

@@ -11,7 +11,7 @@ from guestclock.arith.affine import Form
 from guestclock.explore import exact
 from guestclock.explore.exact import Solver
 from guestclock.explore.judge import Interval, Judge
-from guestclock.explore.leaf import Unproved
+from guestclock.explore.leaf import Question, Unproved
 from guestclock.explore.run import Bounds, Run, World
 from guestclock.explore.search import Search
 from guestclock.explore.system import System
@@ -57,6 +57,21 @@ def test_hotplug_steps_back_by_what_was_measured_on_real_kernels():
     assert 4987 < upper < 4990
     mended, _ = worst_step_back(hotplug, "linux-6.8", bounds(100))
     assert mended < 3
+
+
+def test_hotplug_at_2400_mhz_steps_forwards_only():
+    """The pages step forwards by 4780 ns: what reads them the other way round needs a reading after its own cause.
+
+    All steps may fall on one instant; without their order two windows of which one is over would meet there.
+    """
+    upper, _ = worst_step_back(hotplug, "linux-6.7", bounds(100, khz=2_400_000), 2_400_000)
+    assert upper < 3
+
+
+def test_windows_that_meet_in_no_order_meet_where_causes_are_forgotten(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Question, "_before_its_cause", lambda _: False)
+    upper, _ = worst_step_back(hotplug, "linux-6.7", bounds(100, khz=2_400_000), 2_400_000)
+    assert upper > 4000
 
 
 # ---- 2: two floors of one clock, and -1 becomes 2^64 - 1

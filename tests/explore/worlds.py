@@ -22,20 +22,21 @@ KHZ = 2_596_122
 Recipe = Callable[[], Coroutine[Any, Any, None]]
 
 
-def cycles(seconds: float) -> int:
-    return int(seconds * KHZ * 1000)
+def bounds(delay_s: float, horizon_s: float = 100, khz: int = KHZ) -> Bounds:
+    def cycles(seconds: float) -> int:
+        return int(seconds * khz * 1000)
 
-
-def bounds(delay_s: float, horizon_s: float = 100) -> Bounds:
-    return Bounds(horizon=cycles(horizon_s), delay=cycles(delay_s), section=cycles(10e-6), ps=(10**9, KHZ))
+    return Bounds(horizon=cycles(horizon_s), delay=cycles(delay_s), section=cycles(10e-6), ps=(10**9, khz))
 
 
 class Window(NamedTuple):
-    """A stretch in which nothing changes that a vCPU reads. close None: to the end."""
+    """A stretch in which nothing changes that a vCPU reads. close None: to the end. entry, exit: its steps."""
 
     vcpu: int
     open: Any
     close: Any
+    entry: int
+    exit: int | None
     offset: Any
     page: Any
 
@@ -48,14 +49,14 @@ class Kvm:
     windows: list[Window] = field(default_factory=list)
     opened: dict[int, Window] = field(default_factory=dict)
 
-    def see(self, event: Any) -> None:
+    def see(self, number: int, event: Any) -> None:
         for vcpu in self.model.vms[0].vcpus if self.model.vms else ():
             i = vcpu.index
             if vcpu.in_guest and i not in self.opened:
                 page = vcpu.pv_time.copy() if vcpu.pv_time else None
-                self.opened[i] = Window(i, event.end, None, vcpu.tsc_offset, page)
+                self.opened[i] = Window(i, event.end, None, number, None, vcpu.tsc_offset, page)
             elif not vcpu.in_guest and i in self.opened:
-                self.windows.append(self.opened.pop(i)._replace(close=event.start))
+                self.windows.append(self.opened.pop(i)._replace(close=event.start, exit=number))
 
     def readable(self) -> list[Window]:
         """Those with a page that is good across vCPUs."""
@@ -70,16 +71,16 @@ class Kvm:
         return kvmclock_ns(window.page, u64(self.model.host.machine.counter.at(ps) + window.offset))
 
 
-def kvm_world(recipe: Recipe, kernel: str) -> Callable[[World], Kvm]:
+def kvm_world(recipe: Recipe, kernel: str, khz: int = KHZ) -> Callable[[World], Kvm]:
     def build(world: World) -> Kvm:
-        machine = Machine(world, HostSpec(tsc_khz=KHZ))  # type: ignore[arg-type]
+        machine = Machine(world, HostSpec(tsc_khz=khz))  # type: ignore[arg-type]
         machine._ticks = lambda ps: None  # type: ignore[method-assign,assignment]
         model = ModelKvm(machine, lookup(kernel), world, None, KvmOptions(kvmclock_periodic_sync=False))  # type: ignore[arg-type]
         model.host.mutex_patience_ps = None
         model.host.timer_delay_ps = lambda ns: ns * 1000
         kvm = Kvm(model)
         world.spawn("VMM", serve(recipe(), model.execute))
-        world.after_step(lambda number: kvm.see(world.events[number]))
+        world.after_step(lambda number: kvm.see(number, world.events[number]))
         return kvm
 
     return build
@@ -112,9 +113,9 @@ def offsets_apart(kvm: Kvm) -> Any:
     return offsets[0] - offsets[1] if len(offsets) == 2 else None
 
 
-def worst_step_back(recipe: Recipe, kernel: str, limits: Bounds) -> tuple[Fraction, Tally]:
+def worst_step_back(recipe: Recipe, kernel: str, limits: Bounds, khz: int = KHZ) -> tuple[Fraction, Tally]:
     """The most, in ns, by which kvmclock on one vCPU can be behind what the other vCPU showed before: proved."""
-    search = Search(kvm_world(recipe, kernel), limits)
+    search = Search(kvm_world(recipe, kernel, khz), limits)
     cache: dict[Any, Any] = {}
     worst: list[Fraction] = []
 

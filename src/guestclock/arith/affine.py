@@ -164,7 +164,7 @@ class Form:
         return not self == other
 
     def __bool__(self) -> bool:
-        return not self == 0
+        return self != 0
 
     # A form must not become a key, an index or a float: the model would depend on what is not known.
     __hash__ = None  # type: ignore[assignment]

@@ -8,7 +8,6 @@ from guestclock.checks.asks import Question
 from guestclock.checks.checker import Checker, Found
 from guestclock.explore.replay import Confirmed
 
-
 _AGAIN, _WHOLE_S = 4, 5.0
 _PRECISION = 24
 """The delay is found to one part in 2^24, or to one unit."""
@@ -93,5 +92,7 @@ def _in_one_order(
     confirmed = at(high).confirm(question.name, found, enough)
     if confirmed is not None and confirmed.value > found.tolerance:
         khz = spec.sites[0].tsc_khz
-        return Breaks(-(-high * 1_000_000 // khz), confirmed.value, safe * 1_000_000 // khz if safe >= 0 else None), confirmed
+        return Breaks(
+            -(-high * 1_000_000 // khz), confirmed.value, safe * 1_000_000 // khz if safe >= 0 else None
+        ), confirmed
     return None, None

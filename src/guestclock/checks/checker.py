@@ -115,7 +115,7 @@ class Checker:
                 self._ask(run, whole, name, ask, trail)
 
     def _ask(self, run: Run, whole: Leaf, name: str, ask: Ask, trail: Trail) -> None:
-        """Puts one ask to an order, unless its own past proves that it gives nothing worse, or shorter, than is known."""
+        """Puts one ask to an order, unless its own past proves that it gives nothing worse, or shorter."""
         tell = self.tell
         events = 0
         for number in ask.events:
@@ -139,8 +139,8 @@ class Checker:
             return
         tolerance = answer.rounding + ask.tolerance
         found = Found(
-            answer.upper - tolerance, answer.upper, tolerance, answer.found, ask.id, ask.unit, ask.sense, ask.who, steps,
-            trail,
+            answer.upper - tolerance, answer.upper, tolerance, answer.found, ask.id, ask.unit, ask.sense, ask.who,
+            steps, trail,
         )  # fmt: skip
         if found.worse_than(worst):
             tell.worst[name] = found

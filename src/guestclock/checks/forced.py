@@ -14,7 +14,8 @@ from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
 from guestclock.check import Span, groups
 from guestclock.check import story as read
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Story, TimedCall, timed_calls
+from guestclock.checks.story import Story
+from guestclock.checks.whole_run import TimedCall, timed_calls
 from guestclock.checks.windows import BOOT
 from guestclock.errors import UserError
 from guestclock.runs.on import On, parse_on

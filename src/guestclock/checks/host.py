@@ -97,7 +97,9 @@ class ExploredMachine(Machine):
             return true
         self.contracts.add(CONTRACT)
         if name == "realtime" and not since:
-            reading = true + world.clock(self._named("realtime error", instant), lambda _: (), -site.skew_ns, site.skew_ns)
+            reading = true + world.clock(
+                self._named("realtime error", instant), lambda _: (), -site.skew_ns, site.skew_ns
+            )
             clock.reading, clock.instant = reading, instant
             return reading
         before = clock.reading if since else start

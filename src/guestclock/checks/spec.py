@@ -12,9 +12,9 @@ CLOCKS = ("tsc", "kvmclock")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """One host. true_hz: its TSC's real rate as "numerator/denominator", empty: tsc_khz exactly. uptime_ns: at the start.
+    """One host. true_hz: its TSC's real rate as "numerator/denominator", empty: tsc_khz exactly.
 
-    skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
+    uptime_ns: at the start. skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
     """
 
     tsc_khz: int = 2_596_122
@@ -30,8 +30,8 @@ class Site:
 class Spec:
     """One question to the explorer: a recipe (or a scenario's variation, as a program) on a kernel, with its bounds.
 
-    recipe: name or file. program: for scenarios, what guestclock.vmm.steps plays, as JSON text. kernel: profile or file.
-    sites: one host, or source and destination.
+    recipe: name or file. program: for scenarios, what guestclock.vmm.steps plays, as JSON text. kernel: profile or
+    file. sites: one host, or source and destination.
     delay_ns: from one call of the VMM to the end of the next; save_delay_ns, restore_delay_ns: the same for the calls
     before and after the operation's middle, 0: delay_ns. section_ns: clock reads inside one kernel section.
     life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long its middle
@@ -80,7 +80,12 @@ class Spec:
     def bounds(self) -> Bounds:
         # Everything that may happen fits below the horizon; how long clocks are watched is each question's own bound.
         calls = 30 + 16 * (self.vcpus)
-        horizon = self.life_ns + self.away_ns + self.after_ns + calls * max(self.delay_ns, self.save_delay_ns, self.restore_delay_ns)
+        horizon = (
+            self.life_ns
+            + self.away_ns
+            + self.after_ns
+            + calls * max(self.delay_ns, self.save_delay_ns, self.restore_delay_ns)
+        )
         num, den = 10**9, self.sites[0].tsc_khz
         return Bounds(
             horizon=self.units(horizon),

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
-from guestclock.abi.pvclock import PvclockVcpuTimeInfo
-from guestclock.arith import s64, u64
+from guestclock.arith import u64
 from guestclock.checks.asks import QUESTIONS, Ask, Question
 from guestclock.checks.spec import Spec
+from guestclock.checks.watch import Watch, effect_of
+from guestclock.checks.whole_run import steps_of
 from guestclock.checks.windows import BEFORE, BOOT, Window
 from guestclock.checks.world import Call, Outcome, build
 from guestclock.errors import UserError
@@ -94,52 +95,6 @@ class Story:
         return clock_of(self.question.name, self.windows)
 
 
-@dataclass(slots=True)
-class _State:
-    """What a VM's clocks are made of after one step of the run."""
-
-    stable: bool
-    tsc: int
-    ns: int
-    generation: int
-    matched: int
-    clock_offset: int
-    offsets: tuple[int, ...]
-    pages: tuple[PvclockVcpuTimeInfo | None, ...]
-
-
-class _Watch:
-    """Looks at every VM after every step."""
-
-    def __init__(self, world: IntegerWorld) -> None:
-        self.world, self.outcome = world, world.world
-        self.states: list[dict[tuple[int, int], _State]] = []
-        world.after_step(self.look)
-
-    def look(self, number: int) -> None:
-        self.states.append(
-            {(site, vm.id): _state(vm) for site, kvm in enumerate(self.outcome.kvms) for vm in kvm.host.vms}
-        )
-
-    def around(self, which: tuple[int, int], first: int, last: int) -> tuple[_State | None, _State | None]:
-        """Before step `first` and after step `last`."""
-        before = self.states[first - 1].get(which) if first else None
-        return before, self.states[last].get(which)
-
-
-def _state(vm: Any) -> _State:
-    return _State(
-        stable=bool(vm.use_master_clock),
-        tsc=vm.master_cycle_now,
-        ns=vm.master_kernel_ns + vm.kvmclock_offset,
-        generation=vm.cur_tsc_generation,
-        matched=vm.nr_vcpus_matched_tsc,
-        clock_offset=vm.kvmclock_offset,
-        offsets=tuple(vcpu.tsc_offset for vcpu in vm.vcpus),
-        pages=tuple(None if vcpu.pv_time is None else vcpu.pv_time.copy() for vcpu in vm.vcpus),
-    )
-
-
 def replay(spec: Spec, property_: str, ask_id: str, schedule: Schedule, name: str = "replay") -> Story:
     """Carries the schedule out with integers and tells what it shows.
 
@@ -149,7 +104,7 @@ def replay(spec: Spec, property_: str, ask_id: str, schedule: Schedule, name: st
     events: list[Event] = []
     try:
         world = IntegerWorld(build(spec, emit=events.append), spec.bounds, schedule)
-        watch = _Watch(world)
+        watch = Watch(world)
         outcome: Outcome = world.run()
     except (Diverged, KeyError, AssertionError) as error:
         told = str(error).strip("'\"") or type(error).__name__
@@ -179,7 +134,7 @@ class _Teller:
         value: int,
         outcome: Outcome,
         world: IntegerWorld,
-        watch: _Watch,
+        watch: Watch,
         events: list[Event],
     ) -> None:
         self.spec, self.question, self.ask, self.value = spec, question, ask, value
@@ -219,6 +174,19 @@ class _Teller:
                 instants = [window.closed if first and window.closed is not None else window.opened]
             for symbol in dict.fromkeys(instants):
                 yield self.reading(window, self.values[symbol])
+        yield from self.others_pages()
+
+    def others_pages(self) -> Iterator[Step]:
+        """Pages of vCPUs that are not in the guest, where the ask compares with them: what they say at its instant."""
+        if not self.windows:
+            return
+        instants = [i.name for i in self.ask.instants] or [self.windows[-1].opened]
+        units = max(self.values[symbol] for symbol in instants)
+        spans = [s for s in self.outcome.tracker.pages() if s.opener in self.ask.events and s.vcpu not in self.vcpus]
+        for span in {s.who: s for s in spans if s.has_page}.values():
+            tsc, kvmclock = (u64(read(self.outcome.world, units)) for read in (span.tsc, span.kvmclock))
+            data = {"clock": "kvmclock", "tsc": tsc, "kvmclock": kvmclock, "value": kvmclock, "stable": span.stable}
+            yield Step(units, (1 << 30) - 1, "kvm", "read", *span.who, {**data, "page": True})
 
     def reading(self, window: Window, units: int) -> Step:
         tsc = u64(window.tsc(self.outcome.world, units))
@@ -289,12 +257,12 @@ class _Teller:
     def called(self, call: Call) -> Step:
         """The call, at the instant at which it has its effect, or if it has none at which it begins."""
         op: Any = call.op
-        first, last = _steps_of(self.numbers, call)
+        first, last = steps_of(self.numbers, call)
         own = [n for n in range(first, last + 1) if self.world.events[n].actor == "VMM"] or [last]
         vm = getattr(op, "vm", -1)
         vcpu = call.answer if op.name == "CreateVcpu" and not call.error else getattr(op, "vcpu", None)
         before, after = self.watch.around((call.site, vm), own[0], own[-1])
-        effect = {} if after is None else _effect(before, after, vcpu)
+        effect = {} if after is None else effect_of(before, after, vcpu)
         at = next((n for n in own if self.moved((call.site, vm), n)), own[0])
         event = self.world.events[at]
         units = self.values[event.end] if effect else self.values[event.start]
@@ -401,35 +369,6 @@ class _Teller:
                 yield _rule(profile, set_clock)
 
 
-@dataclass(frozen=True, slots=True)
-class TimedCall:
-    """One call of the VMM's in a run: when it began and ended, in units; first, last: numbers of its own steps."""
-
-    call: Call
-    started: int
-    ended: int
-    first: int
-    last: int
-
-
-def timed_calls(story: Story) -> list[TimedCall]:
-    """All calls of the run, also those that the story leaves out."""
-    world, found = story.world, []
-    numbers = {event.name: number for number, event in enumerate(world.events)}
-    values = world.schedule.values
-    for call in story.outcome.calls:
-        first, last = _steps_of(numbers, call)
-        found.append(TimedCall(call, values[world.events[first].start], values[world.events[last].end], first, last))
-    return found
-
-
-def _steps_of(numbers: dict[str, int], call: Call) -> tuple[int, int]:
-    """The numbers of the run's steps between which a call was under way."""
-    before = numbers.get(call.before.partition(":")[0], -1)
-    last = numbers.get(call.after.partition(":")[0], before + 1)
-    return min(before + 1, last), last
-
-
 def _saved(op: Any, answer: Any) -> tuple[str, int] | None:
     """What a call read that another one may write back later."""
     if op.name == "GetMsr" and op.index == MSR_IA32_TSC and isinstance(answer, int):
@@ -455,25 +394,6 @@ def _when(step: Step) -> tuple[int, int]:
     return step.units, step.number
 
 
-def _effect(before: _State | None, after: _State, vcpu: int | None) -> dict[str, Any]:
-    """What a call made of the VM's clocks."""
-    effect: dict[str, Any] = {}
-    if before is not None and after.clock_offset != before.clock_offset:
-        effect["clock_moved_ns"] = after.clock_offset - before.clock_offset
-    if vcpu is None or vcpu >= len(after.offsets):
-        return effect
-    old = before.offsets[vcpu] if before is not None and vcpu < len(before.offsets) else None
-    new = after.offsets[vcpu]
-    others = [n for n, offset in enumerate(after.offsets) if n != vcpu and offset == new]
-    if before is not None and (after.generation, after.matched) != (before.generation, before.matched):
-        effect["generation"] = after.generation
-        effect["matched"] = after.generation == before.generation
-    if old != new or effect:
-        effect["offset"] = s64(new)
-        effect["same_as"] = others
-    return effect
-
-
 def _rule(profile: Profile, hook: Any) -> Rule:
     function = getattr(profile, hook.name)
     for name, rule in hook.rules.items():
@@ -490,27 +410,3 @@ def _whole(hook: Any, about: str) -> str:
         return about
     other = next((r.about for r in hook.rules.values() if re.match(rf"{meant[1]}\b", r.about)), "")
     return f"{about.rstrip('.')}. {other}" if other else about
-
-
-def clock_error_ns(story: Story, beyond: int = 0) -> Iterator[tuple[int, str, int, int]]:
-    """(vCPU, clock, units, ns): how far each guest clock is ahead of true time since its first reading after the boot.
-
-    At both ends of every window, in order of time. The guest is one, wherever its VM is. beyond: for how long those
-    windows that stay open are followed after the run's last step.
-    """
-    values, outcome = story.world.schedule.values, story.outcome
-    end = max(values[event.end] for event in story.world.events) + beyond
-    vms = set(outcome.vms)
-    first: dict[tuple[int, str], tuple[int, int]] = {}
-    windows = [w for w in outcome.tracker.windows() if w.phase != BOOT and (not vms or (w.site, w.vm) in vms)]
-    for window in sorted(windows, key=lambda w: (values[w.opened], w.site, w.vm, w.index)):
-        for units in (values[window.opened], end if window.closed is None else values[window.closed]):
-            passed_ps = story.ps(units)
-            readings = {"tsc": u64(window.tsc(outcome.world, units))}
-            if window.has_page:
-                readings["kvmclock"] = u64(window.kvmclock(outcome.world, units))
-            for clock, value in readings.items():
-                began, at_ps = first.setdefault((window.vcpu, clock), (value, passed_ps))
-                moved = s64(value - began)
-                ns = moved * 1_000_000 // window.khz if clock == "tsc" else moved
-                yield window.vcpu, clock, units, ns - (passed_ps - at_ps) // 1000

@@ -25,8 +25,8 @@ class Verdict:
     """One property's.
 
     worst: what an integer run showed (violated); bound: what no run exceeds, proved; tolerance: what truncation alone
-    makes, and what the property allows. asked: how often it was asked. ask, trail, confirmed: the worst case. short: the
-    story with the fewest steps and the least delay that still violates it; breaks: that delay.
+    makes, and what the property allows. asked: how often it was asked. ask, trail, confirmed: the worst case. short:
+    the story with the fewest steps and the least delay that still violates it; breaks: that delay.
     """
 
     property: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from guestclock.checks.host import ExploredMachine, ExploredTimers
@@ -58,7 +59,7 @@ class Call:
 class Outcome:
     """What a run of the world leaves for the questions; the same object whether times were forms or ints.
 
-    vms: ids of the guest's VM on the first and on the last site. calls: the VMM's, in order. refused: those KVM refused.
+    vms: (site, id) of the guest's VM, on the first site and on the last. calls: the VMM's, in order.
     """
 
     spec: Spec
@@ -72,7 +73,9 @@ class Outcome:
 
     @property
     def contracts(self) -> set[str]:
-        return set().union(*(k.host.machine.contracts for k in self.kvms if isinstance(k.host.machine, ExploredMachine)))
+        return set().union(
+            *(k.host.machine.contracts for k in self.kvms if isinstance(k.host.machine, ExploredMachine))
+        )
 
 
 def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
@@ -98,12 +101,12 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
         outcome = Outcome(spec, world, kvms, tracker)
         stage = _Stage(outcome, phase, recipe)
         if recipe is not None:
-            world.spawn("VMM", stage.drive(stage.operation()))
+            world.spawn("VMM", stage.drive(stage.operation))
             world.spawn(LIFE, stage.life())
             world.spawn(AWAY, stage.away())
         else:
             assert program is not None
-            world.spawn("VMM", stage.drive(stage.scenario(program)))
+            world.spawn("VMM", stage.drive(partial(stage.scenario, program)))
         return outcome
 
     return made
@@ -121,9 +124,9 @@ class _Stage:
         self.calls = 0
         self.halves = 0
 
-    async def drive(self, recipe: Any) -> None:
+    async def drive(self, course: Callable[[], Any]) -> None:
         try:
-            await serve(recipe, self.execute)
+            await serve(course(), self.execute)
         except (UserError, AssertionError):
             raise
         except Exception as error:
@@ -171,7 +174,7 @@ class _Stage:
     # ---- a recipe
 
     async def operation(self) -> None:
-        recipe, spec, course = self.recipe, self.spec, self.course
+        recipe, course = self.recipe, self.course
         assert recipe is not None
         vm = await self.made(None)
         for _ in range(2):

@@ -27,7 +27,7 @@ _CLOSE_GAP = Fraction(1, 256)
 _LARGEST_BASIS = 40
 _ELASTIC = "+z"
 
-# (bits by which columns stay wider than 1, presolve): HiGHS answers "unknown" on some tiny programs, never on all of these.
+# (bits by which columns stay wider than 1, presolve): HiGHS says "unknown" to some tiny programs, never on all rungs.
 _LADDER = ((0, "off"), (0, "on"), (10, "on"), (20, "off"), (40, "on"))
 
 
@@ -191,7 +191,7 @@ def _solved(rows: list[list[Fraction]]) -> list[Fraction] | None:
 
 
 class _Program:
-    """Columns are shifted to their lower bound and scaled to a width of about 1, by powers of two: engine-spike trap 1."""
+    """Columns are shifted to their lower bound and scaled to a width of about 1, by powers of two."""
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ class _Program:
     def closer(
         self, objective: Form, point: Sequence[int], short: Fraction, reach: float
     ) -> tuple[highspy.HighsLp, float]:
-        """The program within `reach` of `point`, in units of about `short`; that unit as a multiple of 2^-_POINT_BITS."""
+        """The program within `reach` of `point` in units of about `short`; that unit, in multiples of 2^-_POINT_BITS."""
         names, columns = self.names, len(self.names)
         scale = 2.0 ** (frexp(float(short))[1] - 4)
         unit = scale * 2.0**_POINT_BITS

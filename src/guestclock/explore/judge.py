@@ -99,8 +99,8 @@ class Judge:
         return lo, hi
 
     def _paired(self, form: Form) -> Interval:
-        """Bounds by taking what is added together with what is subtracted: q3 - q0 + q6 is no less than 0 where q3 comes
-        after q0, which no linear program with columns of 2^40 can tell from -1 (engine-spike trap 3).
+        """Bounds by taking what is added together with what is subtracted: q3 - q0 + q6 is no less than 0 where q3
+        comes after q0, which no linear program with columns of 2^40 can tell from -1.
 
         Each subtracted time goes with the nearest added one after it, as clocks that were read earlier usually are.
         """
@@ -231,10 +231,10 @@ class Judge:
         if lo // whole == hi // whole:
             return out + lo // whole
         name = self.names.name((whole, argument.key()))
-        if name not in self.floors:
-            # By what its symbols can be at all: whoever meets it next may know less of the order than this step does.
-            lo, hi = self._interval(argument, self.box.__getitem__)
-            self.name_floor(name, argument, whole, (lo // whole, hi // whole))
+        # By what its symbols can be at all: whoever meets it next may know less of the order than this step does. And
+        # said again by whoever computes it: in another order this step may be the first.
+        lo, hi = self._interval(argument, self.box.__getitem__)
+        self.name_floor(name, argument, whole, (lo // whole, hi // whole))
         quotient: Value = Form.of(name) + out
         return quotient
 
@@ -281,9 +281,7 @@ class Judge:
         return label
 
 
-def _narrowed(
-    lo: int, hi: int, known: tuple[int | None, int | None], g: int, const: int
-) -> Interval:
+def _narrowed(lo: int, hi: int, known: tuple[int | None, int | None], g: int, const: int) -> Interval:
     """lo..hi of g * L + const, where L is known to lie between known[0] and known[1]."""
     least, most = known if g > 0 else (known[1], known[0])
     if least is not None and g * least + const > lo:

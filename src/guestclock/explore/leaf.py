@@ -72,6 +72,7 @@ class Question:
         self.distance: NDArray[np.int64] = leaf.distance
         self.added: list[Symbol] = []
         self.places: dict[Symbol, int] = {}
+        self._pairs: list[tuple[Symbol, Symbol]] = []
         self._labels: list[Any] = []
         self._open: list[tuple[int, list[Any]]] = []
         self._asked = 0
@@ -98,6 +99,8 @@ class Question:
     def ordered(self, earlier: Symbol, later: Symbol, at_most: int | None = None) -> None:
         """earlier <= later; with at_most, later - earlier <= at_most besides."""
         self._tighten(self.nodes[earlier], self.nodes[later], 0)
+        if earlier in self.places or later in self.places:
+            self._pairs.append((earlier, later))
         if at_most is not None:
             self._tighten(self.nodes[later], self.nodes[earlier], at_most)
 
@@ -111,7 +114,34 @@ class Question:
 
     @property
     def contradictory(self) -> bool:
-        return bool((np.diagonal(self.distance) < 0).any())
+        return bool((np.diagonal(self.distance) < 0).any()) or self._before_its_cause()
+
+    def _before_its_cause(self) -> bool:
+        """Whether an instant is after a step and before one that led to it: at no time, even where all are at once."""
+        over = dict.fromkeys(self.added, 0)  # instant -> steps that have begun by then
+        open_ = dict.fromkeys(self.added, 0)  # and those that have not, each one's beginning apart from the rest of it
+        width = len(self.leaf.run.events)
+        changed = True
+        while changed:
+            changed = False
+            for earlier, later in self._pairs:
+                if later in over:
+                    begun = over[earlier] if earlier in over else self._steps(earlier, width)[0]
+                    changed |= bool(begun & ~over[later])
+                    over[later] |= begun
+                if earlier in over:
+                    ahead = open_[later] if later in over else self._steps(later, width)[1]
+                    changed |= bool(ahead & ~open_[earlier])
+                    open_[earlier] |= ahead
+        return any(over[instant] & open_[instant] for instant in self.added)
+
+    def _steps(self, symbol: Symbol, width: int) -> tuple[int, int]:
+        """Of a step's time: the steps that are over by then (itself too, at its end), and the step, not begun."""
+        run = self.leaf.run
+        event = run.events[run.owner[run.nodes[symbol]]]
+        one, long = 1 << event.number, event.start != event.end
+        over = event.past | (one << width if long and symbol == event.end else 0)
+        return over, one | (one << width if long and symbol == event.start else 0)
 
     # ---- the context of a judge
 
@@ -186,7 +216,7 @@ class Question:
         return best
 
     def _by_intervals(self, value: Value, judge: Judge, enough: int | None) -> Worst | None:
-        """The bound that intervals and order prove, where it is good enough: whole numbers are their own certificate."""
+        """The bound that intervals and order prove, if good enough: whole numbers are their own certificate."""
         if type(value) is int:
             return Worst(Fraction(value), float(value), value, {}, Fraction(0), judge, self)
         assert type(value) is Form

@@ -26,7 +26,7 @@ class Schedule:
 
 
 class IntegerWorld:
-    """What a model sees of a replay. Times are true time in ps, rounded up, so that a TSC of `units` reads exactly them."""
+    """What a model sees of a replay. Times are true time in ps, rounded up: a TSC that counts units reads them."""
 
     def __init__(self, build: Build, bounds: Bounds, schedule: Schedule) -> None:
         self.bounds, self.schedule = bounds, schedule
@@ -160,7 +160,7 @@ def schedule(question: Question, point: dict[Symbol, int]) -> Schedule | None:
         lo, hi = run.judge.box[name]
         for row in rows:
             c = row.terms[name]
-            rest = row.const + sum(k * values[s] for s, k in row.terms.items() if s != name)
+            rest = row.const + sum(k * _valued(run, values, s) for s, k in row.terms.items() if s != name)
             lo, hi = (lo, min(hi, -rest // c)) if c > 0 else (max(lo, -(rest // c)), hi)
         if lo > hi:
             return None
@@ -169,6 +169,15 @@ def schedule(question: Question, point: dict[Symbol, int]) -> Schedule | None:
     if not _legal(run, order):
         order = _respecting(run, values)
     return Schedule(tuple((e.actor, e.label) for e in order), values)
+
+
+def _valued(run: Run, values: dict[Symbol, int], symbol: Symbol) -> int:
+    """A symbol's value; a floor's by what it is the floor of."""
+    floor = run.judge.floors.get(symbol)
+    if floor is None:
+        return values[symbol]
+    argument, n = floor
+    return (argument.const + sum(c * _valued(run, values, s) for s, c in argument.terms.items())) // n
 
 
 def _legal(run: Run, order: list[Any]) -> bool:

@@ -25,7 +25,8 @@ class Bounds:
     """What is assumed of time, in units of the search (cycles of the first host's TSC).
 
     horizon: every event lies in 0..horizon. delay: an actor that can go on does so within this. delays: other delays
-    for single actors, by name. calls: the delay is that of a whole call with all its steps, not of each step. section: the reads of one step lie within this. ps: (num, den) of a unit, in ps.
+    for single actors, by name. calls: the delay is that of a whole call with all its steps, not of each step.
+    section: the reads of one step lie within this. ps: (num, den) of a unit, in ps.
     """
 
     horizon: int
@@ -157,8 +158,9 @@ class Event:
 
 @dataclass(slots=True)
 class Refusal:
-    """A guard that did not let its actor carry out step n. asked: after which event; again: which event made it be asked
-    anew, if any.
+    """A guard that did not let its actor carry out step n.
+
+    asked: after which event; again: which event made it be asked anew, if any.
 
     before: bit set of what it depends on: the writers of the cells that it read, and its actor's last event.
     """

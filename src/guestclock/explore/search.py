@@ -330,7 +330,7 @@ class Search:
                         self._try(run, i, events[k].past | 1 << k, "")
 
     def _try(self, run: Run, i: int, needed: int, name: str) -> None:
-        """Makes the state before event i try something that leads to the `needed` events (and then to `name`) without i."""
+        """Makes the state before event i try something that leads to the `needed` events (then to `name`) without i."""
         events, node = run.events, self.path[i]
         sequence = [k for k in bits(needed) if k > i and not events[k].past >> i & 1]
         initials = [events[k].actor for k in sequence if not any(events[k].past >> j & 1 for j in sequence)]

@@ -80,7 +80,9 @@ class System:
         except Impossible:
             return None
         horizon = run.bounds.horizon
-        d = [[0 if x == y else _from(far, i, j, x, y, horizon) for j, y in enumerate(nodes)] for i, x in enumerate(nodes)]
+        d = [
+            [0 if x == y else _from(far, i, j, x, y, horizon) for j, y in enumerate(nodes)] for i, x in enumerate(nodes)
+        ]
         return cls.of(run.judge, run.contracts, branches, times, d, needed)
 
     def put(self, form: Form) -> Form:
@@ -93,7 +95,7 @@ class System:
         return Form(whole.terms, whole.const, whole.den * form.den)
 
     def point(self, columns: Mapping[Symbol, int]) -> dict[Symbol, int]:
-        """Times and values from outside at a point of the new coordinates; what the program does not mention is least."""
+        """Times and values from outside at a point of the new coordinates; least, where it does not say."""
         values = {s: columns.get(s, lo if lo > 0 else min(0, hi)) for s, (lo, hi) in self.box.items()}
         out = {}
         for symbol, form in self.written.items():

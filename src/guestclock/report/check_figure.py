@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Story, clock_error_ns
+from guestclock.checks.story import Story
+from guestclock.checks.whole_run import clock_error_ns
 from guestclock.checks.windows import BEFORE
 from guestclock.errors import UserError
 from guestclock.report.check_replay import what

@@ -89,6 +89,8 @@ class _Words:
                 return f"masterclock snapshot {state} (by {data['cause']})"
             case "page":
                 return f"{self.vcpu(step)}'s page is written"
+            case "read" if data.get("page"):
+                return f"by {self.vcpu(step)}'s page, as it stands, kvmclock is {self.value(data)}"
             case "read":
                 return f"{self.vcpu(step)} reads {CLOCKS[data['clock']]} {self.value(data)}"
             case _:

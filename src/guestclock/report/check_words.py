@@ -63,9 +63,8 @@ def told(verdict: Verdict, spec: Spec) -> str:
         return verdict.why
     if verdict.bound is None or verdict.bound <= 0:
         return "exactly"
-    told = f"at most {amount(int(verdict.bound), verdict.unit, khz)} {verdict.sense}"
-    allowed = verdict.tolerance
-    return f"{told}, {float(allowed):.3g} {verdict.unit} are allowed"
+    most = amount(up(verdict.bound), verdict.unit, khz)
+    return f"at most {most} {verdict.sense}; allowed are {grouped(up(verdict.tolerance))} {verdict.unit}"
 
 
 def cell(verdict: Verdict, spec: Spec) -> str:

@@ -37,7 +37,7 @@ def after(result: CorpusResult) -> str:
     if case.bound is None:
         return case.status
     most = in_seconds(up(case.bound), case.unit, case.khz)
-    return f"at most {most} {case.sense} remain{'s' if result.as_expected else ': UNEXPECTED'}"
+    return f"{'leaves' if result.as_expected else 'UNEXPECTED:'} at most {most} {case.sense}"
 
 
 def exact(case: CaseResult) -> str:

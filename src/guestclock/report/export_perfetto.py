@@ -12,7 +12,8 @@ from typing import Any
 from guestclock import __version__
 from guestclock.arith import s64
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Story, clock_error_ns, timed_calls
+from guestclock.checks.story import Story
+from guestclock.checks.whole_run import clock_error_ns, timed_calls
 from guestclock.report.check_story import told
 from guestclock.report.check_words import who_named
 

@@ -13,7 +13,8 @@ from typing import Any
 from guestclock import __version__
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Story, TimedCall, timed_calls
+from guestclock.checks.story import Story
+from guestclock.checks.whole_run import TimedCall, timed_calls
 from guestclock.checks.windows import BOOT
 from guestclock.report.check_replay import what
 from guestclock.report.check_story import story_lines

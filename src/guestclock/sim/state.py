@@ -17,7 +17,7 @@ class Observer(Protocol):
     """Sees each access to a field of a watched object."""
 
     def name(self, state: State) -> str:
-        """What a new object is called, for as long as it lives: the same in every run that makes it in the same step."""
+        """What a new object is called, for as long as it lives: the same in every run that makes it in that step."""
         ...
 
     def read(self, state: State, name: str) -> None: ...
