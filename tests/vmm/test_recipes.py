@@ -23,7 +23,6 @@ NEEDS_5_16 = {
     "kernel-doc-migrate",
     "offset-restore",
 }
-NEEDS_DEADLINES = {"firecracker-restore-deadline-first"}
 
 
 def kernels(name: str) -> list[str]:
@@ -36,7 +35,7 @@ def kernels(name: str) -> list[str]:
     return ["linux-3.19", "linux-5.10", "linux-6.7", "linux-6.12", "linux-7.2"]
 
 
-CASES = [(name, kernel) for name in names() for kernel in kernels(name) if name not in NEEDS_DEADLINES]
+CASES = [(name, kernel) for name in names() for kernel in kernels(name)]
 
 
 @pytest.mark.parametrize(("name", "kernel"), CASES)
@@ -47,13 +46,6 @@ def test_the_clocks_do_what_the_policy_says(name: str, kernel: str, vcpus: int) 
     told = on_model(Operation(recipe, vcpus=vcpus).run, kernel)
     assert wrong(told, dict(recipe.policy)) == []
     assert told.elapsed_ns() - DOWN_NS < 2_000_000, "the calls take microseconds, so that is how exact the check is"
-
-
-@pytest.mark.parametrize("name", sorted(NEEDS_DEADLINES))
-def test_a_recipe_with_deadlines_waits_for_a_model_that_has_them(name: str) -> None:
-    """Once the model knows MSR 0x6e0 this fails: then the name goes out of NEEDS_DEADLINES."""
-    with pytest.raises(UserError, match="0x6e0"):
-        on_model(Operation(load(name)).run, "linux-6.12")
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_5_16))

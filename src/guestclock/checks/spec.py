@@ -12,9 +12,10 @@ CLOCKS = ("tsc", "kvmclock")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """One host. true_hz: its TSC's real rate as "numerator/denominator", empty: tsc_khz exactly.
+    """One host.
 
-    uptime_ns: at the start. skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
+    true_hz: its TSC's real rate as "numerator/denominator", empty: tsc_khz exactly. uptime_ns: at the start.
+    skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
     """
 
     tsc_khz: int = 2_596_122
@@ -37,7 +38,8 @@ class Spec:
     life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long its middle
     takes (the pause, the transfer); after_ns: for how long it is watched afterwards, at least.
     khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. readers: guests' readers that
-    write (last_value), per VM. start: the vCPUs run after the operation; without that, only what their TSCs will read
+    write (last_value), per VM. deadline_ns: so far ahead the guest arms vCPU 0's timer before it is started, 0: it does
+    not. start: the vCPUs run after the operation; without that, only what their TSCs will read
     can be asked.
     """
 
@@ -60,6 +62,7 @@ class Spec:
     policy: tuple[tuple[str, str], ...] = ()
     works: bool = False
     readers: int = 0
+    deadline_ns: int = 0
     properties: tuple[str, ...] = ()
 
     def but(self, **changes: Any) -> Self:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE
 from guestclock.checks.host import ExploredMachine, ExploredTimers
 from guestclock.checks.spec import Spec
 from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING, WindowTracker
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
-from guestclock.kvm.api import Host, KvmError, Note, Op, Vm, serve
+from guestclock.kvm.api import Host, KvmError, Note, Op, Rdmsr, Vcpu, Vm, Wrmsr, serve
 from guestclock.kvm.model import ModelKvm, lookup
 from guestclock.kvm.model.host import KvmOptions
 from guestclock.kvm.model.timers import KernelTimers
@@ -182,6 +183,8 @@ class _Stage:
             # enters, and the pages of those that entered before it follow at their second entry (kvm-x86.md 7.26).
             for vcpu in vm.vcpus:
                 await vcpu.run()
+        if self.spec.deadline_ns:
+            await self.arm(vm.vcpus[0])
         self.phase[0] = BEFORE
         await self.start_rest(vm)
         course.alive = True
@@ -235,6 +238,12 @@ class _Stage:
 
             spawn_readers(self.outcome, self.outcome.world, spec.readers)
         return vm
+
+    async def arm(self, vcpu: Vcpu) -> None:
+        """The guest arms its timer, spec.deadline_ns ahead by its own TSC."""
+        khz = await vcpu.get_tsc_khz()
+        [tsc] = await vcpu.run(Rdmsr(MSR_IA32_TSC))
+        await vcpu.run(Wrmsr(MSR_IA32_TSC_DEADLINE, tsc + self.spec.deadline_ns * khz // 1_000_000))
 
     async def middle(self) -> None:
         course = self.course

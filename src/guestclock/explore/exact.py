@@ -290,7 +290,7 @@ class _Program:
     def closer(
         self, objective: Form, point: Sequence[int], short: Fraction, reach: float
     ) -> tuple[highspy.HighsLp, float]:
-        """The program within `reach` of `point` in units of about `short`; that unit, in multiples of 2^-_POINT_BITS."""
+        """The program within `reach` of `point` in units of about `short`; that unit, as a count of 2^-_POINT_BITS."""
         names, columns = self.names, len(self.names)
         scale = 2.0 ** (frexp(float(short))[1] - 4)
         unit = scale * 2.0**_POINT_BITS

@@ -1,6 +1,7 @@
 """The properties that the checker asks about, a small object each."""
 
 from guestclock.checks.questions import (
+    deadline,
     last_value,
     monotonic,
     pages,
@@ -11,4 +12,4 @@ from guestclock.checks.questions import (
     together,
 )
 
-__all__ = ["last_value", "monotonic", "pages", "pairing", "policy", "rates", "restore", "together"]
+__all__ = ["deadline", "last_value", "monotonic", "pages", "pairing", "policy", "rates", "restore", "together"]

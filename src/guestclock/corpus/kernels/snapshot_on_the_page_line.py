@@ -1,6 +1,6 @@
 """A new snapshot does not begin a new line: each page goes on where the one before it leads to (after Woodhouse's v6).
 
-The text of v6 was not at hand; this is our own construction of what it says: while the masterclock is on, Definition B
+Made after what v6's cover letter says, not after its text: while the masterclock is on, Definition B
 is never anchored on the raw clock again. After a TSC write, which makes the old line meaningless, it is.
 """
 

@@ -9,6 +9,7 @@ from guestclock.abi.msr import (
     MSR_AMD64_TSC_RATIO,
     MSR_IA32_TSC,
     MSR_IA32_TSC_ADJUST,
+    MSR_IA32_TSC_DEADLINE,
     MSR_KVM_SYSTEM_TIME,
     SYSTEM_TIME_MSRS,
     WALL_CLOCK_MSRS,
@@ -19,6 +20,7 @@ from guestclock.errors import UserError
 from guestclock.kvm.model.host import KvmHost
 from guestclock.kvm.model.hyperv import write_reference_tsc
 from guestclock.kvm.model.kvmclock import get_time_ref_counter
+from guestclock.kvm.model.lapic_timer import get_deadline, set_deadline
 from guestclock.kvm.model.page import kvm_write_wall_clock
 from guestclock.kvm.model.profile import guest_tsc_write, system_time_write
 from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime, WallClockPage, with_page
@@ -66,6 +68,8 @@ async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bo
                 adjust_tsc_offset_guest(vcpu, s64(data - vcpu.ia32_tsc_adjust_msr))
                 vcpu.req_clock_update = True
             vcpu.ia32_tsc_adjust_msr = s64(data)
+    elif index == MSR_IA32_TSC_DEADLINE:
+        set_deadline(vcpu, data)
     elif index in SYSTEM_TIME_MSRS:
         kvm_write_system_time(vcpu, data, index == MSR_KVM_SYSTEM_TIME, by_host)
         await kvm.profile.system_time_write(vcpu, by_host)
@@ -100,6 +104,8 @@ def get_msr(vcpu: VcpuTime, index: int, *, by_host: bool) -> int | None:
         return l1_tsc_now(vcpu, host_tsc) if by_host else guest_tsc(vcpu, host_tsc)
     if index == MSR_IA32_TSC_ADJUST:
         return u64(vcpu.ia32_tsc_adjust_msr) if kvm.profile.tsc_adjust else None
+    if index == MSR_IA32_TSC_DEADLINE:
+        return get_deadline(vcpu, by_host=by_host)
     if index in SYSTEM_TIME_MSRS:
         return vcpu.time
     if index in WALL_CLOCK_MSRS:
@@ -164,7 +170,7 @@ def _wall_clock_at(vm: VmTime, gpa: int) -> WallClockPage:
 
 def _unknown(index: int) -> UserError:
     return UserError(
-        f"MSR {index:#x}: the model knows 0x10, 0x11, 0x12, 0x3b, 0x4b564d00, 0x4b564d01, 0xc0000104"
+        f"MSR {index:#x}: the model knows 0x10, 0x11, 0x12, 0x3b, 0x6e0, 0x4b564d00, 0x4b564d01, 0xc0000104"
         ", 0x40000020, 0x40000021, 0x40000022, 0x40000107"
     )
 

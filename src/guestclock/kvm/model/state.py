@@ -176,4 +176,9 @@ class VcpuTime(State):
     l2_ratio = u64("multiplier that L1 gave L2", 1)
     tsc_ratio_msr = u64("MSR_AMD64_TSC_RATIO of an L1 hypervisor", 1 << 32)
 
+    tsc_deadline = u64("cycles of L1's TSC: what was last written to MSR_IA32_TSC_DEADLINE")
+    deadline_armed = flag("... and it was not 0: the hrtimer runs, or has fired")
+    deadline_fires_ps = integer("true time at which that hrtimer fires, whatever becomes of the TSC meanwhile")
+    left_guest_ps = integer("true time of the last exit: a timer that fired by then has reached the guest", -1)
+
     vm: Any = ref("its VmTime")

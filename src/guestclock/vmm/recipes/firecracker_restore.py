@@ -26,7 +26,9 @@ async def save(vm: Vm) -> Snapshot:
     vcpus = []
     for vcpu in vm.vcpus:
         tsc_khz = await vcpu.get_tsc_khz()
-        vcpus.append(VcpuSnapshot(tsc=await vcpu.get_msr(MSR_IA32_TSC), tsc_khz=tsc_khz))
+        tsc = await vcpu.get_msr(MSR_IA32_TSC)
+        deadline = await vcpu.get_msr(MSR_IA32_TSC_DEADLINE)  # in a chunk of its own, the last
+        vcpus.append(VcpuSnapshot(tsc=tsc, tsc_khz=tsc_khz, tsc_deadline=deadline))
     return Snapshot(vcpus=tuple(vcpus), clock=await vm.get_clock())
 
 
