@@ -12,6 +12,7 @@ from guestclock.checks.asks import QUESTIONS, Question
 from guestclock.checks.breaks import Breaks, smallest_delay
 from guestclock.checks.checker import Checker, Found, Tell, find, measure, put
 from guestclock.checks.spec import Spec
+from guestclock.checks.windows import MustRun
 from guestclock.errors import UserError
 from guestclock.explore.replay import Confirmed
 from guestclock.explore.run import Run
@@ -91,7 +92,24 @@ def check(
     Raises UserError for a recipe that cannot be run, and for a state that is not one of this spec.
     """
     wanted = chosen(spec)
-    spec = spec.but(start=any(question.running for question in wanted))
+    how = (budget_s, jobs, cluster, resume, stories, stop, progress)
+    try:
+        return _checked(spec.but(start=any(question.running for question in wanted)), wanted, *how)
+    except MustRun:
+        return _checked(spec.but(start=True), wanted, *how)
+
+
+def _checked(
+    spec: Spec,
+    wanted: list[Question],
+    budget_s: float | None,
+    jobs: int,
+    cluster: str | None,
+    resume: dict[str, Any] | None,
+    stories: bool,
+    stop: Callable[[], bool],
+    progress: Callable[[Progress], None],
+) -> Result:
     checker = Checker(spec, wanted)
     if resume is not None:
         _restore(checker, resume)

@@ -154,8 +154,12 @@ class Search:
         """The order of a trail, run anew; this search's own path is left as it is."""
         follower = _Follower(trail)
         run = Run(self.build, self.bounds, self.shared, follower)
-        for name, _ in trail:
-            run.step(name)
+        try:
+            for name, _ in trail:
+                run.step(name)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     # ---- the search
@@ -218,6 +222,13 @@ class Search:
 
     def _one(self, leaf: Callable[[Run], None]) -> Run:
         run = Run(self.build, self.bounds, self.shared, self)
+        try:
+            return self._followed(run, leaf)
+        except BaseException:
+            run.close()
+            raise
+
+    def _followed(self, run: Run, leaf: Callable[[Run], None]) -> Run:
         depth = 0
         sleep: dict[str, Footprint] = {}
         last = ""
