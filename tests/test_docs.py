@@ -232,7 +232,12 @@ def tomls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("line", sorted({s.line for s in SHOWN} | set(INLINE)))
 def test_every_command_line_is_understood(line: str, tomls: Path) -> None:
-    name, given = parsed(shlex.split(line)[1:])
+    words = shlex.split(line)[1:]
+    if line in INLINE and len(words) == 1 and not words[0].startswith("-"):
+        # In a sentence, `guestclock check` is the command's name, not a line to type.
+        assert words[0] in typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        return
+    name, given = parsed(words)
     if name != "run" or given["scenario"] == "FILE":
         return
     own = tomls / given["scenario"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guestclock.arith.affine import Form, judged_by, numerator, primitive
@@ -267,6 +267,8 @@ def test_comparisons_are_those_of_the_values(a: Form, b: Any, where: tuple[Any, 
 
 
 @given(forms(st.just(1)), boxed_points(), st.integers(-3, 3))
+@example(Form({"x": 1}), ({"x": (0, 5)}, {"x": 1}), 0)  # just above
+@example(Form({"x": 1}), ({"x": (0, 5)}, {"x": 0}), 0)
 def test_what_is_settled_is_not_asked_again(a: Form, where: tuple[Any, Any], n: int):
     box, point = where
     judge = Recorder(box, point)

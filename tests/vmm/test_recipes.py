@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT
-from guestclock.errors import UserError
 from guestclock.kvm.api import Host
 from guestclock.machine import HostSpec
 from guestclock.vmm.recipe import Recipe, load, names
@@ -46,6 +45,13 @@ def test_the_clocks_do_what_the_policy_says(name: str, kernel: str, vcpus: int) 
     told = on_model(Operation(recipe, vcpus=vcpus).run, kernel)
     assert wrong(told, dict(recipe.policy)) == []
     assert told.elapsed_ns() - DOWN_NS < 2_000_000, "the calls take microseconds, so that is how exact the check is"
+
+
+def test_only_a_plugged_in_vcpu_is_not_judged() -> None:
+    told = on_model(Operation(load("vcpu-hotplug")).run, "linux-6.7")
+    assert (len(told.before.vcpus), len(told.after.vcpus)) == (2, 3)
+    flagged = wrong(told, {"tsc": "freeze"})
+    assert [line.partition(":")[0] for line in flagged] == ["vCPU 0", "vCPU 1"]
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_5_16))

@@ -140,7 +140,9 @@ def wrong(told: Told, policy: dict[str, str], *, down_ns: int = DOWN_NS, clocks:
     busy = elapsed - down_ns
     assert busy > 0
     lines = []
-    for index, (was, now) in enumerate(zip(told.before.vcpus, told.after.vcpus, strict=True)):
+    # A vCPU that the operation has plugged in was not there before: nothing is expected of it.
+    assert len(told.after.vcpus) >= len(told.before.vcpus) > 0
+    for index, (was, now) in enumerate(zip(told.before.vcpus, told.after.vcpus, strict=False)):
         assert was.kvmclock_ns is not None
         assert now.kvmclock_ns is not None
         moved = {

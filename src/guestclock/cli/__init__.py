@@ -154,13 +154,14 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="scenarios; kernels (profiles, and overlays to lay over them with +); recipes (the steps of which a "
-            "scenario is made, with their keys); properties (what is looked for in every run).",
+            help="scenarios; kernels (profiles, and overlays to lay over them with +); recipes (what VMMs do, for "
+            "check); steps (of which a scenario is made, with their keys); properties (what is looked for in every "
+            "run, and what check asks).",
             metavar="WHAT",
         ),
     ],
 ) -> None:
-    """List scenarios, kernels, recipes or properties."""
+    """List scenarios, kernels, recipes, steps or properties."""
     from guestclock.report.lists import entries, show_entries
 
     show_entries(console(), entries(what))

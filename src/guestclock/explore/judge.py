@@ -33,6 +33,10 @@ class Context(Protocol):
         """Where a time stands in the order of events, as it is run; -1 for what is no time."""
         ...
 
+    def contradicted(self) -> None:
+        """What is known of some form contradicts itself: no times allow this order."""
+        ...
+
     def fork(self, outcomes: Sequence[Outcome]) -> Any:
         """The label of the outcome that this run takes."""
         ...
@@ -176,6 +180,8 @@ class Judge:
         whole = numerator(form)
         for bounds in (self.bounds, self.narrowest):
             lo, hi = bounds(whole)
+            if lo > hi:
+                self.context.contradicted()
             if hi <= 0:
                 return True
             if lo >= 1:
@@ -205,9 +211,12 @@ class Judge:
             first, last = (lo - lowest) // size, (hi - lowest) // size
             if first == last:
                 return form - first * size if first else form
+        if last < first:
+            self.context.contradicted()
         outcomes: list[Outcome] = [
             (k, (lowest + k * size - form, form - (lowest + (k + 1) * size - 1)))
-            for k in sorted(range(first, last + 1), key=abs)
+            # What is known may contradict itself, where no times allow this order: then any turn will do.
+            for k in sorted(range(min(first, last), max(first, last) + 1), key=abs)
         ]
         turns = self._fork(outcomes)
         wrapped: Form = form - turns * size

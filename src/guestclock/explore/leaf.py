@@ -151,6 +151,9 @@ class Question:
         most = int(self.distance[self.nodes[x], self.nodes[y]])
         return None if most >= FAR else most
 
+    def contradicted(self) -> None:
+        """The program will say so."""
+
     def place(self, symbol: Symbol) -> int:
         return self.places.get(symbol, self.nodes.get(symbol, -1))
 
@@ -217,11 +220,13 @@ class Question:
 
     def _by_intervals(self, value: Value, judge: Judge, enough: int | None) -> Worst | None:
         """The bound that intervals and order prove, if good enough: whole numbers are their own certificate."""
-        if type(value) is int:
-            return Worst(Fraction(value), float(value), value, {}, Fraction(0), judge, self)
-        assert type(value) is Form
         if enough is None:
             return None
+        if type(value) is int:
+            # A number needs no program; but whether any times allow it at all is asked where it would be too much.
+            good = value <= enough
+            return Worst(Fraction(value), float(value), value, {}, Fraction(0), judge, self) if good else None
+        assert type(value) is Form
         most = Fraction(judge.narrowest(numerator(value))[1], value.den)
         allowed = rounding(value, judge)
         return Worst(most, float(most), value, {}, allowed, judge, self) if most - allowed <= enough else None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from guestclock.arith.affine import Form, Symbol, Value, judged_by
 from guestclock.explore.judge import FloorNames, Interval, Judge, Outcome, Rows, Undecidable
-from guestclock.explore.times import ORIGIN, Differences
+from guestclock.explore.times import ORIGIN, Differences, Impossible
 from guestclock.sim.checkpoint import Checkpoint, Guard
 from guestclock.sim.state import State, watching
 
@@ -328,6 +328,8 @@ class Run:
         self._slots: dict[tuple[type, str], Any] = {}
         self._sees: list[Callable[[int], None]] = []
         self._farthest: dict[int, dict[int, int]] = {}
+        self.ghost = False
+        """No times allow what has been run: whatever follows is run only to see which steps race."""
         self._guarding = False
         self.refusals: list[Refusal] = []
         self._signed: tuple[int, frozenset[int]] = (-1, frozenset())
@@ -460,6 +462,9 @@ class Run:
         later = self.current if self.current is not None and b == self.current.number else self.events[b]
         return 0 if later.past >> a & 1 else None
 
+    def contradicted(self) -> None:
+        self.ghost = True
+
     def place(self, symbol: Symbol) -> int:
         return self.nodes.get(symbol, -1)
 
@@ -468,6 +473,16 @@ class Run:
         return self.farthest_from(self.nodes[y])
 
     def farthest_from(self, node: int) -> dict[int, int]:
+        """Likewise of a node. Where bounds contradict each other nothing bounds, and this order is a ghost."""
+        if self.ghost:
+            return {}
+        try:
+            return self._farthest_from(node)
+        except Impossible:
+            self.ghost = True
+            return {}
+
+    def _farthest_from(self, node: int) -> dict[int, int]:
         known = self._farthest.get(node)
         if known is None:
             known = self._farthest[node] = self.differences.farthest(node, self._past_nodes())
@@ -566,6 +581,9 @@ class Run:
         event.signature = self._signature(event)
         if name in self.waiting and actor.point[2] is not None:
             actor.beyond = self._earliest(event) + self.units(actor.point[2]) > self.bounds.horizon
+            if self.ghost:
+                # Without times nothing would end a timer that is set again and again.
+                actor.beyond = actor.daemon and actor.n > 2
         self._guards(event, name)
         self.current = event
         for see in self._sees:

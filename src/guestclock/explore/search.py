@@ -16,13 +16,12 @@ from guestclock.explore.exact import Solver
 from guestclock.explore.judge import Outcome
 from guestclock.explore.run import Bounds, Build, Cell, Entry, Event, Footprint, Refusal, Run, Shared, bits
 from guestclock.explore.system import System
-from guestclock.explore.times import Impossible
 
 NOTHING: Footprint = (frozenset[Cell](), frozenset[Cell]())
 
 
 class Dead(Exception):
-    """No outcome of a branch is possible: this order cannot happen, whatever follows."""
+    """A trail cannot be followed: under these bounds one of its branches is not there."""
 
 
 @dataclass(slots=True)
@@ -49,12 +48,16 @@ class Node:
     taken: list[tuple[int, Any]] = field(default_factory=list)  # every branch: at which answer, its label
     plan: list[tuple[Any, list[Any]]] = field(default_factory=list)  # forks of a search that is gone on with
     footprint: Footprint = NOTHING
+    ghost: bool = False  # after this step no times are left
     asleep: set[str] = field(default_factory=set)  # whom a race wants to go first here, but who sleeps
 
 
 @dataclass(slots=True)
 class Tally:
-    """orders: complete ones. blocked: runs given up because they would repeat one. steps: carried out, replays too."""
+    """orders: complete ones. blocked: runs given up because they would repeat one. dead: orders that no times allow.
+
+    steps: carried out, replays too. forks: branches with several possible outcomes, forced: with one.
+    """
 
     orders: int = 0
     blocked: int = 0
@@ -126,8 +129,9 @@ class Search:
             node.forks[-1].label = label
             return label
         possible = [label for label, rows in outcomes if self._is_possible(run, label, rows)]
-        if not possible:
-            raise Dead
+        if run.ghost or not possible:
+            run.ghost = True
+            possible = [label for label, _ in outcomes]
         self.tally.forks += len(possible) > 1
         self.tally.forced += len(possible) == 1
         if len(possible) > 1:
@@ -232,7 +236,6 @@ class Search:
         depth = 0
         sleep: dict[str, Footprint] = {}
         last = ""
-        dead = False
         while True:
             if depth < len(self.path):
                 node = self.path[depth]
@@ -242,6 +245,8 @@ class Search:
                 if not awake:
                     if enabled:
                         self.tally.blocked += 1
+                    elif run.ghost:
+                        self.tally.dead += 1
                     else:
                         self.tally.orders += 1
                         leaf(run)
@@ -250,14 +255,9 @@ class Search:
                 node = Node(enabled, sleep, first, [first] if self.reduce else awake)
                 self.path.append(node)
             last = node.chosen
-            try:
-                event = run.step(node.chosen)
-            except (Dead, Impossible):
-                self.tally.dead += 1
-                assert run.current is not None
-                node.footprint = run.current.footprint  # what it has touched so far may decide that it is dead
-                dead = True
-                break
+            run.ghost = run.ghost or node.ghost
+            event = run.step(node.chosen)
+            node.ghost = run.ghost
             self.tally.steps += 1
             node.footprint = event.footprint
             depth += 1
@@ -271,9 +271,6 @@ class Search:
                 self._races(run, event)
             self._refused(run)
             self._wakers(run)
-            if dead:
-                for node in self.path:
-                    node.backtrack += [name for name in node.enabled if name not in node.backtrack]
         return run
 
     def _next(self) -> bool:
@@ -289,11 +286,11 @@ class Search:
                 fork = node.forks[-1]
                 del node.script[fork.position :]
                 node.taken = [taken for taken in node.taken if taken[0] < fork.position]
-                node.forced = (fork.labels.pop(0),)
+                node.forced, node.ghost = (fork.labels.pop(0),), False
                 return True
             for name in node.backtrack:
                 if name not in node.done and name not in node.sleep:
-                    node.chosen, node.script, node.taken, node.footprint = name, [], [], NOTHING
+                    node.chosen, node.script, node.taken, node.footprint, node.ghost = name, [], [], NOTHING, False
                     return True
             self.path.pop()
         return False

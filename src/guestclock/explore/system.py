@@ -15,7 +15,7 @@ import numpy as np
 from guestclock.arith.affine import Form, Symbol, Value, numerator
 from guestclock.explore.judge import Interval, Judge
 from guestclock.explore.run import Run, bits
-from guestclock.explore.times import FAR, ORIGIN, Impossible
+from guestclock.explore.times import FAR, ORIGIN
 
 Rows = tuple[Form, ...]
 
@@ -75,9 +75,8 @@ class System:
         needed = closure(run.judge, run.contracts, branches)
         times = [s for s in needed if s in run.nodes]
         nodes = [ORIGIN, *(run.nodes[s] for s in times)]
-        try:
-            far = [run.farthest_from(node) for node in nodes]
-        except Impossible:
+        far = [run.farthest_from(node) for node in nodes]
+        if run.ghost:
             return None
         horizon = run.bounds.horizon
         d = [

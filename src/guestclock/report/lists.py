@@ -57,7 +57,14 @@ def _kernels() -> list[Entry]:
 
 
 def _recipes() -> list[Entry]:
-    """A scenario's steps are its recipe; these are the steps there are, with their keys."""
+    """What VMMs do to their guests' clocks, as `check` takes it; with where it was seen."""
+    from guestclock.vmm.recipe import load, names
+
+    return [Entry(name, about, load(name).seen) for name, about in names().items()]
+
+
+def _steps() -> list[Entry]:
+    """The steps of which a scenario is made, with their keys."""
     from guestclock.scenario.verbs import VERBS
 
     found = []
@@ -78,14 +85,24 @@ def _keys(verb: type) -> str:
 
 
 def _properties() -> list[Entry]:
+    """Of a run's trace, then of the checker: both have some names in common, and each asks its own way."""
+    import guestclock.checks.questions  # noqa: F401  (it enters them)
     from guestclock.check import PROPERTIES
+    from guestclock.checks.asks import QUESTIONS
 
-    return [Entry(p.name, p.meaning, p.source) for p in PROPERTIES]
+    judged = [Entry(p.name, p.meaning, f"run; {p.source}") for p in PROPERTIES]
+    asked = [Entry(q.name, q.about, f"{_asked(q.default)}; {q.source}") for q in QUESTIONS.values()]
+    return judged + asked
+
+
+def _asked(default: bool) -> str:
+    return "check" if default else "check, if named"
 
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {
     "scenarios": _scenarios,
     "kernels": _kernels,
     "recipes": _recipes,
+    "steps": _steps,
     "properties": _properties,
 }

@@ -38,7 +38,7 @@ def deadline_kept(outcome: Outcome) -> Iterator[Ask]:
 def _early_and_late(
     outcome: Outcome, after: Window, deadline: Any, fires_ps: Any, events: tuple[int, ...]
 ) -> Iterator[Ask]:
-    """By the TSC line on which the vCPU comes back. Outside its guest nobody sees a timer fire: entry counts for that."""
+    """By the TSC line on which the vCPU comes back. A timer that fires outside the guest is seen at its entry."""
     world = outcome.world
 
     def fired() -> Any:

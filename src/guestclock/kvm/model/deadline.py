@@ -29,10 +29,10 @@ def sw_timer_ns(deadline: int, guest_tsc: int, virtual_tsc_khz: int, advance_ns:
 
     advance_ns: lapic_timer_advance_ns, by how much it fires early to make up for the way into the guest.
     """
+    if deadline <= guest_tsc:
+        return None
     ns = deadline_ns(deadline, guest_tsc, virtual_tsc_khz)
-    if deadline > guest_tsc and ns > advance_ns:
-        return ns - advance_ns
-    return None
+    return ns - advance_ns if ns > advance_ns else None
 
 
 def target_deadline(guest_tsc: int, ns: int, virtual_tsc_mult: int, virtual_tsc_shift: int) -> int:

@@ -19,7 +19,7 @@ from guestclock.sim import PS_PER_NS
 
 
 def set_deadline(vcpu: VcpuTime, deadline: int) -> None:
-    """A write of the MSR, by guest or host. deadline: cycles of L1's TSC, u64; 0 disarms; one that has passed fires now.
+    """A write of the MSR by guest or host. deadline: cycles of L1's TSC, u64; 0 disarms, one that is over fires now.
 
     Two clock reads: MONOTONIC, from which the hrtimer counts, and then the TSC. What lies between is how early it is.
     """
