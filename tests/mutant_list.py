@@ -85,7 +85,7 @@ MUTANTS = [
     Mutant("in-progress-lets-in", "kvm/model/requests.py", "        vcpu.req_mclock_inprogress = True\n", "        pass\n"),
     # ---- pages
     Mutant("page-without-odd-version", "kvm/model/page.py",
-           "    page.version = version\n    await cp(\"pvclock page: body\")", "    await cp(\"pvclock page: body\")"),
+           "    page.version = version\n    flags = _stopped", "    flags = _stopped"),
     Mutant("version-by-one", "kvm/model/page.py",
            "    await cp(\"pvclock page: even version\")\n    page.version = u32(version + 1)",
            "    await cp(\"pvclock page: even version\")\n    page.version = u32(version)"),

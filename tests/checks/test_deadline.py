@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from guestclock.checks.questions import deadline
+from guestclock.checks.questions.deadline import tolerated
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, VACUOUS, VIOLATED, Verdict, check
 from guestclock.vmm import recipe as recipes
@@ -48,19 +50,24 @@ def test_a_deadline_before_its_tsc_is_late_by_all_that_the_tsc_is_ahead() -> Non
 
 def test_after_its_tsc_it_is_kept_within_a_section() -> None:
     verdict = ask("firecracker-restore")
-    assert (verdict.status, verdict.sense) == (HOLDS, "early")
+    assert verdict.status == HOLDS
     assert verdict.asked > 0
-    assert verdict.bound is not None
-    assert 10_000 * KHZ // 1_000_000 <= verdict.bound <= verdict.tolerance, (
-        "all of the section, so it is no empty bound"
-    )
 
 
-def test_the_section_bounds_how_early_it_is() -> None:
-    short, long = (ask("firecracker-restore", section_ns=ns).bound for ns in (1_000, 50_000))
-    assert short is not None
-    assert long is not None
-    assert short < 1_002 * KHZ // 1_000_000 < 50_000 * KHZ // 1_000_000 <= long
+@pytest.mark.parametrize("section_ns", [1_000, 50_000])
+def test_without_its_tolerance_it_is_early_by_a_section(section_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the tolerance is no wider than what KVM's own two clock reads make, and they do make it."""
+    allowed = []
+
+    def none(outcome: Any, window: Any) -> int:
+        allowed.append(tolerated(outcome, window))
+        return 0
+
+    monkeypatch.setattr(deadline, "tolerated", none)
+    verdict = ask("firecracker-restore", section_ns=section_ns)
+    assert (verdict.status, verdict.sense) == (VIOLATED, "early")
+    assert verdict.worst is not None
+    assert max(allowed) - 6 <= verdict.worst <= max(allowed)
 
 
 def test_a_timer_that_may_have_fired_before_the_guest_left_is_no_violation() -> None:

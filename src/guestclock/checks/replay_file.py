@@ -1,14 +1,16 @@
 """The replay file: a violation as JSON, with everything that an integer run needs to show it again.
 
 `{"guestclock_replay": 1, "guestclock": version, "spec": {...}, "property": ..., "ask": ..., "value": ..., ...}`. A file
-that is damaged, or from a newer program, is refused with one line that says which part of it.
+that is damaged, or from a newer program, is refused with one line that says which part of it. A recipe or kernel that
+comes with this program is kept as `guestclock:corpus/recipes/x.py`, wherever the program is installed; others by path.
 """
 
 from __future__ import annotations
 
 import builtins
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ from guestclock.explore.replay import Schedule
 
 REPLAY_VERSION = 1
 UNITS = ("ns", "cycles", "pages", "stores")
+PACKAGE = Path(__file__).resolve().parent.parent
+OWN = "guestclock:"
+_FILE = re.compile(r"(?P<path>.+?\.py)(?P<overlays>\+.*)?", re.DOTALL)
+"""A recipe's or a kernel's file; a kernel's may have overlays after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +85,36 @@ def ratio(value: Fraction | None) -> str:
     return "" if value is None else f"{value.numerator}/{value.denominator}"
 
 
+def portable(name: str) -> str:
+    """A recipe or a kernel as another machine finds it: `guestclock:PATH` for a file of this program's own."""
+    file = _FILE.fullmatch(name)
+    if file is None:
+        return name
+    path = Path(file["path"]).resolve()
+    if not path.is_relative_to(PACKAGE):
+        return name
+    return f"{OWN}{path.relative_to(PACKAGE).as_posix()}{file['overlays'] or ''}"
+
+
+def _local(name: str, where: str) -> str:
+    """What `portable` made, as a path here. Raises UserError for a file that this program does not have."""
+    if not name.startswith(OWN):
+        return name
+    file = _FILE.fullmatch(name.removeprefix(OWN))
+    path = None if file is None else (PACKAGE / file["path"]).resolve()
+    if file is None or path is None or not path.is_relative_to(PACKAGE) or not path.is_file():
+        raise UserError(f"{where}: {name}, which this guestclock does not have")
+    return f"{path}{file['overlays'] or ''}"
+
+
 def save(file: ReplayFile, path: Path) -> None:
     """Raises UserError where the file cannot be written."""
+    document = asdict(file)
+    for key in ("recipe", "kernel"):
+        document["spec"][key] = portable(document["spec"][key])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(file), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -128,4 +159,5 @@ def parse(found: Any, name: str) -> ReplayFile:
         raise UserError(f"{name}: damaged: the schedule is empty")
     if bool(file.spec.recipe) == bool(file.spec.program) or not file.spec.sites:
         raise UserError(f"{name}: damaged: spec: expected one of recipe and program, and a site")
-    return file
+    spec = file.spec.but(recipe=_local(file.spec.recipe, name), kernel=_local(file.spec.kernel, name))
+    return replace(file, spec=spec)

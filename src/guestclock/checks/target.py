@@ -26,7 +26,8 @@ DEFAULT_KERNEL = "linux-6.12"
 class Target:
     """What one verdict is about. name: the recipe or scenario; kernel; varied: a scenario's variation, in words.
 
-    fix: a recipe that does better, and why, where the project or the recipe's author knows one.
+    fix: a recipe that does better, and why, where the project or the recipe's author knows one. fix_policy: what that
+    one means to do; it may mean something else.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Target:
     spec: Spec
     policy: Policy
     fix: tuple[str, str] | None = None
+    fix_policy: Policy | None = None
 
 
 def targets(
@@ -52,6 +54,9 @@ def targets(
     """
     if vcpus is not None and not 1 <= vcpus <= MAX_VCPUS:
         raise UserError(f"--vcpus {vcpus}: expected 1 to {MAX_VCPUS}")
+    of_recipes = [option for option, written in bounds if written is not None and option in OF_RECIPES]
+    if of_recipes and _is_scenario(name):
+        raise UserError(f"{of_recipes[0]}: is a recipe's; a scenario's steps say what happens when")
     changes = dict(_bounds(bounds))
     kernels = [lookup(kernel).name for kernel in kernels]
     if _is_scenario(name):
@@ -86,8 +91,10 @@ def _recipe(
         raise UserError(f"{name!r} is neither a recipe nor a scenario{near}") from None
     meant = policy(given, recipe.policy)
     spec = Spec(recipe=name, policy=meant.clocks, properties=tuple(properties), **_vcpus(vcpus), **_spec(changes))
+    fix = fix_of(recipe)
+    fix_policy = None if fix is None else policy(given, recipes.load(fix[0]).policy)
     for kernel in kernels or (DEFAULT_KERNEL,):
-        yield Target(name, recipe.about, kernel, "", spec.but(kernel=kernel), meant, fix_of(recipe))
+        yield Target(name, recipe.about, kernel, "", spec.but(kernel=kernel), meant, fix, fix_policy)
 
 
 def _scenario(
@@ -131,13 +138,40 @@ OPTIONS = {
     "--max-section": "section_ns",
     "--life": "life_ns",
     "--away": "away_ns",
+    "--save-delay": "save_delay_ns",
+    "--restore-delay": "restore_delay_ns",
 }
+OF_RECIPES = ("--life", "--away", "--save-delay", "--restore-delay")
+MAX_AXES = 2
 
 
 def _bounds(bounds: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, int]]:
     for option, written in bounds:
         if written is not None:
             yield OPTIONS[option], duration(option, written)
+
+
+def axes(
+    bounds: Sequence[tuple[str, str | None]],
+) -> tuple[list[tuple[str, str | None]], dict[str, tuple[int, ...]]]:
+    """The options that have one value, and of those with a list the values in ns, by the Spec's field.
+
+    Raises UserError for a list with a mistake in it, and for more lists than a page has directions.
+    """
+    single: list[tuple[str, str | None]] = []
+    lists: dict[str, tuple[int, ...]] = {}
+    for option, written in bounds:
+        if written is None or "," not in written:
+            single.append((option, written))
+            continue
+        values = tuple(duration(option, text.strip()) for text in written.split(","))
+        if len(set(values)) < len(values):
+            raise UserError(f"{option} {written}: a value is there twice")
+        lists[OPTIONS[option]] = values
+    if len(lists) > MAX_AXES:
+        named = ", ".join(option for option, field in OPTIONS.items() if field in lists)
+        raise UserError(f"{named}: {len(lists)} lists, expected at most {MAX_AXES}")
+    return single, lists
 
 
 def duration(option: str, written: str) -> int:

@@ -48,7 +48,21 @@ def check(
     ] = None,
     vcpus: Annotated[int | None, typer.Option("--vcpus", help="How many vCPUs (2).", metavar="N")] = None,
     max_delay: Annotated[
-        str | None, typer.Option("--max-delay", help="Between two calls, at most (5 s).", metavar="T")
+        str | None,
+        typer.Option(
+            "--max-delay",
+            help="Between two calls, at most (5 s). Of this and the next five, one can be a list, as 0.1s,0.5s,2s: a "
+            "table; or two: a grid, of the one --property.",
+            metavar="T",
+        ),
+    ] = None,
+    save_delay: Annotated[
+        str | None,
+        typer.Option("--save-delay", help="The same, before the operation's middle only.", metavar="T"),
+    ] = None,
+    restore_delay: Annotated[
+        str | None,
+        typer.Option("--restore-delay", help="The same, after the operation's middle only.", metavar="T"),
     ] = None,
     max_section: Annotated[
         str | None,
@@ -92,16 +106,32 @@ def check(
     """
     import sys
 
-    from guestclock.checks.target import duration, how, targets
+    from guestclock.checks.target import axes, duration, how, targets
 
-    options = (("--max-delay", max_delay), ("--max-section", max_section), ("--life", life), ("--away", away))
-    found = targets(what, kernel or (), policy, vcpus, property_ or (), options)
+    options = (
+        ("--max-delay", max_delay), ("--save-delay", save_delay), ("--restore-delay", restore_delay),
+        ("--max-section", max_section), ("--life", life), ("--away", away),
+    )  # fmt: skip
+    single, lists = axes(options)
+    found = targets(what, kernel or (), policy, vcpus, property_ or (), single)
     budget_s = None if budget is None else duration("--budget", budget) / 1e9
     from guestclock.report import check_search
     from guestclock.report.check import check_out, exit_status, show
 
     check_out(out)
     search = how(budget_s=budget_s, jobs=jobs, cluster=cluster)
+    if lists:
+        from guestclock.report import check_sweep
+
+        if resume is not None:
+            raise typer.BadParameter(f"--resume {resume}: is one search's, but a list of values makes several")
+        with progress_line() as progress:
+            swept = check_sweep.run(found, lists, progress, search)
+        if json:
+            check_sweep.write(swept, sys.stdout)
+        else:
+            check_sweep.show(console(), swept)
+        raise typer.Exit(check_sweep.exit_status(swept))
     with progress_line() as progress:
         done, remarks = check_search.run(found, out, progress, resume, search)
     for line in remarks:

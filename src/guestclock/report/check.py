@@ -13,12 +13,12 @@ from rich.console import Console
 
 from guestclock.checks import replay_file
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Story, replay
+from guestclock.checks.story import Rule, Story, replay
 from guestclock.checks.target import Target, forgiven
 from guestclock.checks.verdict import UNDECIDED, VIOLATED, Progress, Result, Verdict
 from guestclock.checks.verdict import check as search
 from guestclock.errors import UserError
-from guestclock.report.check_story import rule_told, story_lines
+from guestclock.report.check_story import rule_again, rule_told, story_lines
 from guestclock.report.check_table import Line, as_text, hanging, ordered, side_by_side, verdict_lines
 from guestclock.report.check_words import SHOWN, khz_of, short_amount, told, up
 from guestclock.report.numbers import duration
@@ -80,9 +80,10 @@ def checked(
                 done.worst[name] = out / f"{file_name(target)}.{name}.worst.json"
                 replay_file.save(replay_file.of(result.spec, verdict), done.worst[name])
     if target.fix is not None and done.replays and result.complete:
-        spec = target.spec.but(recipe=target.fix[0], properties=tuple(done.replays))
+        meant = target.fix_policy or target.policy
+        spec = target.spec.but(recipe=target.fix[0], policy=meant.clocks, properties=tuple(done.replays))
         again = {name: how[name] for name in ("budget_s", "jobs", "cluster", "stop") if name in how}
-        done.fixed = forgiven(search(spec, progress=so_far, stories=False, **again), target.policy)
+        done.fixed = forgiven(search(spec, progress=so_far, stories=False, **again), meant)
     return done
 
 
@@ -118,6 +119,7 @@ def show(console: Console, done: Sequence[Checked]) -> None:
 
 
 def lines(done: Sequence[Checked], width: int) -> Iterator[Line]:
+    rules: set[Rule] = set()
     if len(done) > 1:
         yield from side_by_side([(heading(each, done), each.result) for each in done], width)
     for each in done:
@@ -128,7 +130,7 @@ def lines(done: Sequence[Checked], width: int) -> Iterator[Line]:
         for verdict in ordered(each.result.verdicts):
             if verdict.property in each.stories:
                 yield "", ""
-                yield from violation_lines(each, verdict, width)
+                yield from violation_lines(each, verdict, width, rules)
 
 
 def heading(each: Checked, done: Sequence[Checked]) -> str:
@@ -139,25 +141,33 @@ def heading(each: Checked, done: Sequence[Checked]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def violation_lines(each: Checked, verdict: Verdict, width: int) -> Iterator[Line]:
-    """The story of one violation, why it is so, what breaks, what helps, and how to see it again."""
+def violation_lines(each: Checked, verdict: Verdict, width: int, rules: set[Rule]) -> Iterator[Line]:
+    """The story of one violation, why it is so, what breaks, what helps, and how to see it again.
+
+    rules: those that this answer has told already.
+    """
     name, story = verdict.property, each.stories[verdict.property]
     yield from hanging(f"  {name}, shortest story", breaks_told(verdict), width, "bold")
     yield from story_lines(story, width)
-    yield from why_lines(story, width)
+    yield from why_lines(story, width, rules)
     if each.fixed is not None and each.target.fix is not None:
         other = next(v for v in each.fixed.verdicts if v.property == name)
         fix, why = each.target.fix
+        other_policy = each.fixed.spec.policy != each.result.spec.policy and "policy" in name
+        meant = f" (it means to: {', '.join(' '.join(p) for p in each.fixed.spec.policy)})" if other_policy else ""
         again = SHOWN[other.status] if other.status != VIOLATED else f"still violated, {told(other, each.fixed.spec)}"
-        yield from hanging("  fix: ", f"{fix}, {why}; re-checked: {again}", width, "")
+        yield from hanging("  fix: ", f"{fix}, {why}; re-checked: {again}{meant}", width, "")
     yield f"  replay: guestclock replay {each.replays[name]}", ""
     if name in each.worst:
         yield f"  the worst case: guestclock replay {each.worst[name]}", ""
 
 
-def why_lines(story: Story, width: int) -> Iterator[Line]:
+def why_lines(story: Story, width: int, told_before: set[Rule]) -> Iterator[Line]:
+    """Each rule once per answer; after that by its name, or its number where it has one."""
     for number, rule in enumerate(story.rules):
-        yield from hanging("  why: " if number == 0 else "       ", rule_told(rule), width, "")
+        text = rule_again(rule) if rule in told_before else rule_told(rule)
+        told_before.add(rule)
+        yield from hanging("  why: " if number == 0 else "       ", text, width, "")
     yield from hanging("  guest: ", story.question.breaks, width, "")
 
 

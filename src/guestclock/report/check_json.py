@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from guestclock import __version__
-from guestclock.checks.replay_file import ReplayFile, ratio
+from guestclock.checks.replay_file import ReplayFile, portable, ratio
 from guestclock.checks.story import Story
 from guestclock.checks.verdict import Result, Verdict
 from guestclock.report.check import Checked, exit_status
@@ -59,7 +59,7 @@ def _verdict(each: Checked, verdict: Verdict) -> dict[str, Any]:
     name = verdict.property
     path, story = each.replays.get(name), each.stories.get(name)
     return {
-        **_short(verdict),
+        **short_verdict(verdict),
         "asked": verdict.asked,
         "breaks": None if verdict.breaks is None else asdict(verdict.breaks),
         "replay": None if path is None else str(path),
@@ -68,7 +68,7 @@ def _verdict(each: Checked, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _short(verdict: Verdict) -> dict[str, Any]:
+def short_verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "property": verdict.property,
         "status": verdict.status,
@@ -83,7 +83,7 @@ def _short(verdict: Verdict) -> dict[str, Any]:
 
 
 def _fix(fix: tuple[str, str], fixed: Result) -> dict[str, Any]:
-    return {"recipe": fix[0], "why": fix[1], "verdicts": [_short(v) for v in fixed.verdicts]}
+    return {"recipe": fix[0], "why": fix[1], "verdicts": [short_verdict(v) for v in fixed.verdicts]}
 
 
 def story_as_json(story: Story) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def write_replay(file: ReplayFile, story: Story, out: TextIO) -> None:
         "guestclock_replayed": FORMAT_VERSION,
         "guestclock": __version__,
         "property": file.property,
-        "kernel": file.spec.kernel,
+        "kernel": portable(file.spec.kernel),
         "unit": file.unit,
         "recorded": file.value,
         "same": story.value == file.value,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from guestclock import __version__
-from guestclock.checks.replay_file import ReplayFile
+from guestclock.checks.replay_file import ReplayFile, portable
 from guestclock.checks.story import Story
 from guestclock.report.check import retold, why_lines
 from guestclock.report.check_story import story_lines
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def what(file: ReplayFile) -> str:
     """The recipe or scenario, its size and kernel."""
     spec = file.spec
-    return f"{spec.recipe or 'a scenario'}, {spec.vcpus} vCPU{'s' if spec.vcpus != 1 else ''}, on {spec.kernel}"
+    recipe = portable(spec.recipe) or "a scenario"
+    return f"{recipe}, {spec.vcpus} vCPU{'s' if spec.vcpus != 1 else ''}, on {portable(spec.kernel)}"
 
 
 def lines(file: ReplayFile, story: Story, width: int) -> Iterator[Line]:
@@ -35,7 +36,7 @@ def lines(file: ReplayFile, story: Story, width: int) -> Iterator[Line]:
     yield from hanging(f"{file.property}  ", f"{shown}, {same}", width, "bold red")
     yield "", ""
     yield from story_lines(story, width, "  ")
-    yield from why_lines(story, width)
+    yield from why_lines(story, width, set())
 
 
 def show(console: Console, file: ReplayFile, story: Story) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -182,6 +183,12 @@ def rule_told(rule: Rule) -> str:
     since = f"since {rule.since}" if rule.since else ""
     place = ", ".join(part for part in (rule.name, since, rule.commit) if part)
     return f"{HOOK_WORDS.get(rule.hook, rule.hook)}: {rule.about.rstrip('.')} ({place})"
+
+
+def rule_again(rule: Rule) -> str:
+    """A rule whose words stand further up: by its number, as P9, or else by its name."""
+    number = re.match(r"P\d+\b", rule.about)
+    return f"{HOOK_WORDS.get(rule.hook, rule.hook)}: {number[0] if number else rule.name}, as told above"
 
 
 HOOK_WORDS = {

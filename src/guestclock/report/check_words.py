@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from guestclock.checks.spec import Spec
@@ -76,12 +77,25 @@ def cell(verdict: Verdict, spec: Spec) -> str:
 
 def bounds(result: Result) -> str:
     """What all verdicts rest on, in a line."""
-    spec = result.spec
-    parts = [f"{span(spec.delay_ns)} between calls", f"{span(spec.section_ns)} inside a kernel section"]
+    return bounds_told(result.spec, sorted(result.contracts))
+
+
+def bounds_told(spec: Spec, contracts: Sequence[str], swept: Sequence[str] = ()) -> str:
+    """swept: fields of the spec that are told elsewhere, as they differ from one result to the next."""
+    save, restore = spec.save_delay_ns, spec.restore_delay_ns
+    told = {
+        "delay_ns": f"{span(spec.delay_ns)} between calls",
+        "save_delay_ns": f"{span(save)} between calls of the save" if save else "",
+        "restore_delay_ns": f"{span(restore)} between calls of the restore" if restore else "",
+        "section_ns": f"{span(spec.section_ns)} inside a kernel section",
+    }
     if spec.recipe:
-        parts.append(f"life {span(spec.life_min_ns)} to {span(spec.life_ns)}")
-        parts.append(f"away {span(spec.away_min_ns)} to {span(spec.away_ns)}")
-    rests = "exact" if not result.contracts else f"by contract: {'; '.join(sorted(result.contracts))}"
+        told["life_ns"] = f"life {span(spec.life_min_ns)} to {span(spec.life_ns)}"
+        told["away_ns"] = f"away {span(spec.away_min_ns)} to {span(spec.away_ns)}"
+    if {"save_delay_ns", "restore_delay_ns"} <= {name for name in told if name in swept or getattr(spec, name)}:
+        del told["delay_ns"]  # nothing is left that it bounds
+    parts = [text for name, text in told.items() if text and name not in swept]
+    rests = "exact" if not contracts else f"by contract: {'; '.join(contracts)}"
     return f"{', '.join(parts)}; {rests}"
 
 

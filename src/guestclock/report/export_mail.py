@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from guestclock import __version__
-from guestclock.checks.replay_file import ReplayFile
+from guestclock.checks.replay_file import ReplayFile, portable
 from guestclock.checks.story import Story
 from guestclock.report.check_replay import what
 from guestclock.report.check_story import rule_told, told
@@ -26,7 +26,7 @@ def _lines(file: ReplayFile, story: Story, name: str) -> Iterator[str]:
     spec, khz = file.spec, khz_of(file.spec)
     shown = f"{amount(story.value, file.unit, khz)} {file.sense}"
     # A header line may be folded; the second line of it is indented.
-    yield from textwrap.wrap(f"Subject: KVM: {file.property}: {shown}, {spec.kernel}", WIDTH, subsequent_indent=" ")
+    yield from textwrap.wrap(f"Subject: KVM: {file.property}: {shown}, {portable(spec.kernel)}", WIDTH, subsequent_indent=" ")
     yield ""
     yield from _filled(f"{what(file)}: {story.question.about} - not so here: {shown} ({who_named(file.who)}).")
     yield from _filled(f"What breaks: {story.question.breaks}.")

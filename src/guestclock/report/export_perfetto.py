@@ -11,7 +11,7 @@ from typing import Any
 
 from guestclock import __version__
 from guestclock.arith import s64
-from guestclock.checks.replay_file import ReplayFile
+from guestclock.checks.replay_file import ReplayFile, portable
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import clock_error_ns, timed_calls
 from guestclock.report.check_story import told
@@ -37,7 +37,7 @@ def perfetto(file: ReplayFile, story: Story, name: str) -> str:
             "guestclock": __version__,
             "replay": name,
             "property": file.property,
-            "kernel": file.spec.kernel,
+            "kernel": portable(file.spec.kernel),
             "value": f"{story.value} {file.unit} {file.sense}: {who_named(file.who)}",
         },
     }

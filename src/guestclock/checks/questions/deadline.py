@@ -62,9 +62,13 @@ def _early_and_late(
             instants=(),
             ordered=(),
             value=value,
-            # KVM reads the clock of its own timer, and then the TSC; and it counts in whole ns.
-            tolerance=(outcome.spec.section_ns + 1) * after.khz // 1_000_000 + 1,
+            tolerance=tolerated(outcome, after),
         )
+
+
+def tolerated(outcome: Outcome, window: Window) -> int:
+    """Cycles: KVM reads the clock by which its timer counts, then the TSC, and it counts in whole ns."""
+    return (outcome.spec.section_ns + 1) * window.khz // 1_000_000 + 1
 
 
 def _lost(before: Window, after: Window, timer: VcpuTime, events: tuple[int, ...]) -> Ask:

@@ -11,6 +11,7 @@ from guestclock.vmm.snapshot import Snapshot, VcpuSnapshot
 
 SEEN = "every VMM before KVM_VCPU_TSC_OFFSET (5.16), and most since"
 POLICY = {"tsc": "freeze", "kvmclock": "freeze"}
+FIX = "offset-restore: the offset, not the value: KVM need not guess what was meant"
 
 
 async def save(vm: Vm) -> Snapshot:

@@ -12,6 +12,7 @@ from guestclock.vmm.snapshot import Snapshot, VcpuSnapshot
 
 SEEN = "QEMU, hw/i386/kvm/clock.c (kvmclock_pre_save) and target/i386/kvm/kvm.c, Aug 2026"
 POLICY = {"tsc": "freeze", "kvmclock": "freeze"}
+FIX = "best-since-5.16: offsets and kvmclock come from one KVM_GET_CLOCK, before and after: they move together"
 
 
 async def pause(vm: Vm) -> None:
