@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from guestclock.checks import replay_file
+from guestclock.checks.replay_file import PACKAGE
 from guestclock.errors import UserError
 from tests.report.violations import CASES, retold, violation
 
@@ -21,6 +22,34 @@ def test_a_file_says_what_was_kept_and_its_run_shows_the_same_value(name: str, t
     again = replay_file.load(tmp_path / "out" / "x.json")
     assert again == file
     assert retold(again).value == again.value
+
+
+def test_a_file_of_the_programs_own_is_kept_without_its_place(tmp_path: Path) -> None:
+    own = PACKAGE / "corpus"
+    recipe, kernel = own / "recipes" / "paused_only.py", own / "kernels" / "clear_pending_update.py"
+    file = violation("pause")
+    file = replace(file, spec=file.spec.but(recipe=str(recipe), kernel=f"{kernel}+exact5"))
+    replay_file.save(file, tmp_path / "x.json")
+    kept = json.loads((tmp_path / "x.json").read_text())["spec"]
+    assert kept["recipe"] == "guestclock:corpus/recipes/paused_only.py"
+    assert kept["kernel"] == "guestclock:corpus/kernels/clear_pending_update.py+exact5"
+    assert str(PACKAGE) not in (tmp_path / "x.json").read_text()
+    assert replay_file.load(tmp_path / "x.json") == file
+
+
+def test_a_file_of_ones_own_is_kept_by_its_path(tmp_path: Path) -> None:
+    file = violation("pause")
+    file = replace(file, spec=file.spec.but(recipe=str(tmp_path / "mine.py")))
+    replay_file.save(file, tmp_path / "x.json")
+    assert replay_file.load(tmp_path / "x.json") == file
+
+
+@pytest.mark.parametrize("name", ["corpus/recipes/nothing.py", "../../setup.py", "corpus"])
+def test_a_file_that_the_program_does_not_have_is_told(name: str) -> None:
+    document = changed()
+    document["spec"] = {**document["spec"], "recipe": f"guestclock:{name}"}
+    with pytest.raises(UserError, match="which this guestclock does not have"):
+        replay_file.parse(document, "x.json")
 
 
 def changed(**changes: Any) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_statuses(tmp_path: Path) -> None:
 def test_what_is_shown_in_the_docs_is_what_is_printed(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "checking.md").read_text()
     shown = re.findall(r"```console\n(.*?)```", page, re.S)
-    assert len(shown) == 2
+    assert len(shown) == 6
     for block in shown:
         command, _, expected = block.removeprefix("$ guestclock ").partition("\n")
         done = subprocess.run(
@@ -101,6 +101,34 @@ def test_the_fix_is_checked_too(tmp_path: Path) -> None:
     assert "fix: qemu-stop-cont, nothing else is known; re-checked: still violated" in " ".join(done.stdout.split())
 
 
+def test_a_built_in_recipe_names_what_does_better(tmp_path: Path) -> None:
+    done = guestclock_("check", "by-value-restore", "--property", "tsc-agrees", "--out", tmp_path)
+    fix = "fix: offset-restore, the offset, not the value: KVM need not guess what was meant; re-checked: holds"
+    assert fix in " ".join(done.stdout.split())
+
+
+def test_a_rule_is_told_once_and_then_by_its_number(tmp_path: Path) -> None:
+    both = ("--property", "tsc-agrees", "--property", "tsc-policy")
+    done = guestclock_("check", "by-value-restore", *both, "--max-delay", "2s", "--out", tmp_path)
+    text = " ".join(done.stdout.split())
+    assert text.count("P9: 0, or within one second") == 1
+    assert text.count('why: when KVM takes a TSC write for "in sync": P12, as told above') == 1
+
+
+def test_a_search_that_is_interrupted_goes_on_to_the_same_verdicts(tmp_path: Path) -> None:
+    """Ctrl-C, as a terminal sends it."""
+    command = ("check", "by-value-restore", "--property", "kvmclock-agrees", "--json", "--out", str(tmp_path))
+    whole = guestclock_(*command)
+    seconds = json.loads(whole.stdout)["checks"][0]["seconds"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "guestclock", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(2)
+    started.send_signal(signal.SIGINT)
+    stdout, stderr = started.communicate(timeout=20)
+    assert started.returncode == 3, (seconds, stderr)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -137,6 +165,67 @@ def test_a_recipe_with_a_mistake(tmp_path: Path, text: str, expected: str) -> No
     ],
 )
 def test_mistakes(arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in told(guestclock_(*arguments))
+
+
+# ---- as a function of a bound
+
+HOTPLUG = ("check", "vcpu-hotplug", "--kernel", "linux-6.7", "--max-delay", "1ms", "--away", "1ms")
+
+
+def test_a_list_is_a_column_per_value_of_every_property(tmp_path: Path) -> None:
+    done = guestclock_(*HOTPLUG, "--life", "10s,1h", "--property", "tsc-agrees", "--property", "kvmclock-never-back")
+    assert done.returncode == 1, done.stderr
+    name, head, *rows, bounds = done.stdout.splitlines()
+    assert name == "vcpu-hotplug on linux-6.7"
+    assert [re.split(r"  +", row) for row in (head, *rows)] == [
+        ["--life", "10 s", "1 h"],
+        ["tsc-agrees", "holds", "holds"],
+        ["kvmclock-never-back", "499 ns back", "179.524 µs back"],
+    ]
+    assert head.index("1 h") == rows[0].rindex("holds") == rows[1].index("179.524"), "aligned"
+    assert "life" not in bounds
+
+
+def test_a_list_is_folded_into_the_page() -> None:
+    lives = ",".join(f"{n}s" for n in range(10, 20))
+    done = guestclock_(*HOTPLUG, "--life", lives, "--property", "kvmclock-never-back", "--property", "tsc-agrees")
+    folded = guestclock_(
+        *HOTPLUG, "--life", lives, "--property", "kvmclock-never-back", "--property", "tsc-agrees", COLUMNS="60"
+    )
+    assert max(map(len, folded.stdout.splitlines())) <= 60
+    assert sorted(re.findall(r"\d+ ns back", folded.stdout)) == sorted(re.findall(r"\d+ ns back", done.stdout))
+
+
+def test_a_sweep_as_json_has_the_exact_amounts() -> None:
+    done = guestclock_(*HOTPLUG, "--life", "10s,100s", "--property", "kvmclock-never-back", "--json")
+    document = json.loads(done.stdout)
+    assert (document["guestclock_sweep"], document["status"]) == (1, 1)
+    assert document["axes"] == {"life_ns": [10 * 10**9, 100 * 10**9]}
+    (sweep,) = document["sweeps"]
+    assert [(c["life_ns"], c["verdicts"][0]["worst"]) for c in sweep["cells"]] == [(10**10, 499), (10**11, 4987)]
+
+
+def test_what_a_policy_forgives_is_forgiven_in_a_sweep(tmp_path: Path) -> None:
+    place = tmp_path / "p.toml"
+    place.write_text('tsc = "run"\nkvmclock = "run"\n[tolerance]\nkvmclock-never-back = "1 us"\n')
+    done = guestclock_(*HOTPLUG, "--life", "10s,100s", "--property", "kvmclock-never-back", "--policy", place)
+    assert [line.split()[2] for line in done.stdout.splitlines()[2:4]] == ["holds", "4.987"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((*HOTPLUG, "--life", "10s,1h", "--max-section", "1us,2us"), "--max-section and --life: a grid is of one property"),
+        ((*HOTPLUG, "--life", "10s,10 s"), "--life 10s,10 s: a value is there twice"),
+        ((*HOTPLUG, "--life", "10s,"), "--life: ''"),
+        ((*PAUSE, "--life", "1s,2s", "--away", "1s,2s", "--max-delay", "1s,2s"), "3 lists, expected at most 2"),
+        ((*PAUSE, "--life", "1s,2s", "--resume", "x"), "--resume x: is one search's"),
+        (("check", "threads/2023-masterclock", "--life", "1s,2s"), "--life: is a recipe's"),
+        (("check", "threads/2023-masterclock", "--away", "1s"), "--away: is a recipe's"),
+    ],
+)
+def test_mistakes_in_sweeps(arguments: tuple[str, ...], expected: str) -> None:
     assert expected in told(guestclock_(*arguments))
 
 

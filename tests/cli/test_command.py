@@ -86,6 +86,21 @@ def test_help_is_there_at_once() -> None:
     assert best < 0.3
 
 
+def test_recipes_steps_and_both_kinds_of_properties_are_listed() -> None:
+    from guestclock.vmm.recipe import names
+
+    def first(what: str) -> list[str]:
+        done = guestclock_("list", what)
+        assert done.returncode == 0, done.stderr
+        return [re.split("  +", line)[0] for line in done.stdout.splitlines()]
+
+    assert first("recipes") == list(names())
+    assert 'vmm = "create-vcpu"' in first("steps")
+    properties = first("properties")
+    assert properties.count("tsc-agrees") == 2, "of a run, and of a check"
+    assert {"kvmclock-runs", "pairing", "torn-page"} <= set(properties)
+
+
 def test_a_run_tells_every_step(scenario: Path) -> None:
     done = guestclock_("run", scenario, "--kernel", "linux-6.7")
     assert done.returncode == 0, done.stderr

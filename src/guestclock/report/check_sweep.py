@@ -13,7 +13,7 @@ from rich.console import Console
 from guestclock import __version__
 from guestclock.checks.spec import Spec
 from guestclock.checks.sweep import Cell, sweep
-from guestclock.checks.target import OPTIONS, Target, forgiven
+from guestclock.checks.target import OF_RECIPES, OPTIONS, Target, forgiven
 from guestclock.checks.verdict import UNDECIDED, VIOLATED, chosen
 from guestclock.errors import UserError
 from guestclock.report.check import STATUS
@@ -59,13 +59,22 @@ def run(
         asked = chosen(target.spec)
         if len(axes) == 2 and len(asked) != 1:
             raise UserError(f"{' and '.join(NAMED[a] for a in axes)}: a grid is of one property: add --property NAME")
-    done = []
-    for target in targets:
-        cells = sweep(target.spec, dict(axes), lambda line, t=target: progress(f"{t.name} on {t.kernel}: {line}"), **how)  # type: ignore[misc]
-        for each in cells:
-            forgiven(each.result, target.policy)
-        done.append(Swept(target, axes, cells))
-    return done
+        steps = [axis for axis in axes if NAMED[axis] in OF_RECIPES]
+        if steps and target.spec.program:
+            raise UserError(f"{NAMED[steps[0]]}: is a recipe's; a scenario's steps say what happens when")
+    return [_swept_over(target, axes, progress, how) for target in targets]
+
+
+def _swept_over(
+    target: Target, axes: Mapping[str, Sequence[int]], progress: Callable[[str], None], how: Mapping[str, Any]
+) -> Swept:
+    def so_far(line: str) -> None:
+        progress(f"{target.name} on {target.kernel}: {line}")
+
+    cells = sweep(target.spec, dict(axes), so_far, **how)
+    for each in cells:
+        forgiven(each.result, target.policy)
+    return Swept(target, axes, cells)
 
 
 def exit_status(done: Sequence[Swept]) -> int:

@@ -90,13 +90,15 @@ def bounds_told(spec: Spec, contracts: Sequence[str], swept: Sequence[str] = ())
         "section_ns": f"{span(spec.section_ns)} inside a kernel section",
     }
     if spec.recipe:
-        told["life_ns"] = f"life {span(spec.life_min_ns)} to {span(spec.life_ns)}"
-        told["away_ns"] = f"away {span(spec.away_min_ns)} to {span(spec.away_ns)}"
-    if {"save_delay_ns", "restore_delay_ns"} <= {name for name in told if name in swept or getattr(spec, name)}:
-        del told["delay_ns"]  # nothing is left that it bounds
+        told["life_ns"] = f"life {_from_to(spec.life_min_ns, spec.life_ns)}"
+        told["away_ns"] = f"away {_from_to(spec.away_min_ns, spec.away_ns)}"
     parts = [text for name, text in told.items() if text and name not in swept]
     rests = "exact" if not contracts else f"by contract: {'; '.join(contracts)}"
     return f"{', '.join(parts)}; {rests}"
+
+
+def _from_to(least: int, most: int) -> str:
+    return span(most) if least == most else f"{span(least)} to {span(most)}"
 
 
 def span(ns: int) -> str:

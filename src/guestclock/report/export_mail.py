@@ -26,7 +26,8 @@ def _lines(file: ReplayFile, story: Story, name: str) -> Iterator[str]:
     spec, khz = file.spec, khz_of(file.spec)
     shown = f"{amount(story.value, file.unit, khz)} {file.sense}"
     # A header line may be folded; the second line of it is indented.
-    yield from textwrap.wrap(f"Subject: KVM: {file.property}: {shown}, {portable(spec.kernel)}", WIDTH, subsequent_indent=" ")
+    subject = f"Subject: KVM: {file.property}: {shown}, {portable(spec.kernel)}"
+    yield from textwrap.wrap(subject, WIDTH, subsequent_indent=" ")
     yield ""
     yield from _filled(f"{what(file)}: {story.question.about} - not so here: {shown} ({who_named(file.who)}).")
     yield from _filled(f"What breaks: {story.question.breaks}.")
