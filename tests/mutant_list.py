@@ -168,7 +168,7 @@ MUTANTS = [
     engine("floor-difference-too-narrow", "judge", "return lo // of_x[1], -(-hi // of_x[1])", "return lo // of_x[1], hi // of_x[1]"),
     engine("facts-of-the-other-sign", "judge", "        if g < 0:\n            lo, hi = hi, lo\n        least =", "        least ="),
     engine("less-than-is-at-most", "judge", "self._fork([(True, (whole,)), (False, (1 - whole,))])", "self._fork([(True, (whole,)), (False, (2 - whole,))])"),
-    engine("wrap-forgets-the-last-turn", "judge", "for k in sorted(range(first, last + 1), key=abs)", "for k in sorted(range(first, max(last, first + 1)), key=abs)"),
+    engine("wrap-forgets-the-last-turn", "judge", "max(first, last) + 1), key=abs)", "max(first, last)) or (first,), key=abs)"),
     engine("remainder-one-short", "system", "system.box[rest] = 0, n - 1", "system.box[rest] = 0, n - 2"),
     engine("floors-fall", "system", "self._add(Form({y: 1, x: -1}, least))", "self._add(Form({y: 1, x: -1}, least + 1))"),
     engine("needed-rows-dropped", "system", "keep = off < FAR if fixed.any() else", "keep = (off < 0) if fixed.any() else"),

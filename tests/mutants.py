@@ -1,4 +1,6 @@
-"""Deliberate changes of the model, each of which must make a test fail: `python -m tests.mutants [NAME...]`.
+"""Deliberate changes of the model and of the engine, each of which must make a test fail.
+
+`python -m tests.mutants [NAME...]`; with `--share=1/3` every third one.
 
 A mutant is one edit of one file under src/guestclock. It is applied to a copy of the source, and the tests of that
 floor run against the copy. A mutant that survives means that nothing checks the line it changes.
@@ -71,7 +73,11 @@ def unmutated_passes() -> None:
 
 
 def main(names: list[str]) -> int:
-    chosen = [m for m in MUTANTS if not names or m.name in names]
+    every, share = 1, [name for name in names if name.startswith("--share=1/")]
+    if share:
+        every = int(share[0].removeprefix("--share=1/"))
+    named = [name for name in names if name not in share]
+    chosen = [m for m in MUTANTS if not named or m.name in named][::every]
     unmutated_passes()
     survivors = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

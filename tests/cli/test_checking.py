@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,17 +120,37 @@ def test_a_rule_is_told_once_and_then_by_its_number(tmp_path: Path) -> None:
 
 
 def test_a_search_that_is_interrupted_goes_on_to_the_same_verdicts(tmp_path: Path) -> None:
-    """Ctrl-C, as a terminal sends it."""
-    command = ("check", "by-value-restore", "--property", "kvmclock-agrees", "--json", "--out", str(tmp_path))
-    whole = guestclock_(*command)
-    seconds = json.loads(whole.stdout)["checks"][0]["seconds"]
+    """Ctrl-C, once the progress on the terminal says that orders have been seen."""
+    command = ("check", "highest-tsc", "--property", "kvmclock-agrees", "--json", "--out", str(tmp_path))
+    terminal, theirs = pty.openpty()
     started = subprocess.Popen(
-        [sys.executable, "-m", "guestclock", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(2)
+        [sys.executable, "-m", "guestclock", *command],
+        stdout=subprocess.PIPE, stderr=theirs, text=True, env=os.environ | {"TERM": "xterm", "COLUMNS": "160"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # the terminal's end
+        while not re.search(rb": [1-9]\d* orders", seen):
+            seen += os.read(terminal, 4096)
     started.send_signal(signal.SIGINT)
-    stdout, stderr = started.communicate(timeout=20)
-    assert started.returncode == 3, (seconds, stderr)
+    with suppress(OSError):
+        while read := os.read(terminal, 4096):
+            seen += read
+    document = json.loads(started.communicate(timeout=20)[0])
+    os.close(terminal)
+    assert started.returncode in (1, 3)
+    assert "interrupted after" in " ".join(seen.decode().split())
+    (early,) = document["checks"]
+    assert not early["complete"]
+
+    state = tmp_path / "highest-tsc.linux-6.12.search.json"
+    (resumed,) = json.loads(guestclock_(*command, "--resume", state).stdout)["checks"]
+    (whole,) = json.loads(guestclock_(*command).stdout)["checks"]
+    assert resumed["complete"]
+    assert early["orders"] < whole["orders"] == resumed["orders"]
+    ((again,), (once,)) = resumed["verdicts"], whole["verdicts"]
+    differing = {key for key in once if once[key] != again[key]}
+    assert not differing - {"story", "breaks", "who"}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +240,10 @@ def test_what_a_policy_forgives_is_forgiven_in_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((*HOTPLUG, "--life", "10s,1h", "--max-section", "1us,2us"), "--max-section and --life: a grid is of one property"),
+        (
+            (*HOTPLUG, "--life", "10s,1h", "--max-section", "1us,2us"),
+            "--max-section and --life: a grid is of one property",
+        ),
         ((*HOTPLUG, "--life", "10s,10 s"), "--life 10s,10 s: a value is there twice"),
         ((*HOTPLUG, "--life", "10s,"), "--life: ''"),
         ((*PAUSE, "--life", "1s,2s", "--away", "1s,2s", "--max-delay", "1s,2s"), "3 lists, expected at most 2"),

@@ -170,6 +170,7 @@ def spec_of(entry: Entry, case: Case) -> Spec:
         away_ns=duration_ns(bounds.away),
         after_ns=duration_ns(bounds.after),
         khz=bounds.khz,
+        deadline_ns=duration_ns(bounds.deadline) if bounds.deadline else 0,
         works=bounds.works,
         policy=tuple(policy.items()),
         properties=(entry.property,),

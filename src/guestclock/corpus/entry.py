@@ -40,6 +40,7 @@ class Bounds(msgspec.Struct, forbid_unknown_fields=True):
     away: str = "100 ms"
     after: str = "10 s"
     khz: int = 0
+    deadline: str = ""
     works: bool = False
 
 

@@ -54,7 +54,7 @@ def run(
     progress: Callable[[str], None],
     how: Mapping[str, Any],
 ) -> list[Swept]:
-    """All combinations for each target. Raises UserError, before anything runs, for a grid of more than one property."""
+    """All combinations for each target. Raises UserError, before anything runs, for a grid of several properties."""
     for target in targets:
         asked = chosen(target.spec)
         if len(axes) == 2 and len(asked) != 1:
