@@ -151,7 +151,8 @@ def test_traces_and_figures_are_kept(scenario: Path, tmp_path: Path) -> None:
     [
         ("scenarios", "threads/2023-masterclock"),
         ("kernels", "linux-6.12"),
-        ("recipes", 'vmm = "set-tsc"'),
+        ("recipes", "by-value-restore"),
+        ("steps", 'vmm = "set-tsc"'),
         ("properties", "flags-honest"),
     ],
 )
@@ -282,7 +283,7 @@ def test_an_option_with_a_mistake(arguments: tuple[str, ...], expected: str) -> 
     [
         (("run",), "missing argument 'NAME|FILE'"),
         (("rnu",), "no such command 'rnu'"),
-        (("list", "clocks"), "list clocks: expected one of scenarios, kernels, recipes, properties"),
+        (("list", "clocks"), "list clocks: expected one of scenarios, kernels, recipes, steps, properties"),
         (("lab", "setup", "--kernel", "six"), "lab: kernel 'six': expected two numbers like 6.12"),
     ],
 )

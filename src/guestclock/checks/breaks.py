@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from guestclock.checks.asks import Question
 from guestclock.checks.checker import Checker, Found
+from guestclock.explore.leaf import Unproved
 from guestclock.explore.replay import Confirmed
 
 _AGAIN, _WHOLE_S = 4, 5.0
@@ -68,7 +69,10 @@ def _in_one_order(
     def wrong(delay: int) -> bool:
         """Whether an integer run is sure to show it: beyond what truncation can hide."""
         nonlocal safe
-        worst = at(delay).worst_of(question.name, found)
+        try:
+            worst = at(delay).worst_of(question.name, found)
+        except Unproved:
+            return False  # nor is it safe
         if worst is None or worst.upper <= found.tolerance:
             safe = max(safe, delay)
             return False

@@ -12,7 +12,7 @@ from guestclock.vmm.snapshot import Snapshot, VcpuSnapshot
 
 SEEN = "Firecracker, src/vmm/src/builder.rs and arch/x86_64/vcpu.rs, Aug 2026"
 POLICY = {"tsc": "freeze", "kvmclock": "freeze"}
-FIX = "cloud-hypervisor-restore: vCPU 0's offset is written to all: KVM need not guess which TSCs are meant to agree"
+FIX = "best-since-5.16: one sum is added to every offset: KVM need not guess which TSCs are meant to agree"
 
 TOLERANCE_PPM = 250
 
