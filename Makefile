@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-CHECKED := firecracker-restore
+CHECKED := qemu-migrate
 
 .PHONY: install run test lint lab mutants bench clean
 install: $(READY)
