@@ -6,6 +6,7 @@ import pytest
 
 from guestclock.checks.spec import Spec
 from guestclock.checks.sweep import sweep
+from guestclock.checks.target import targets
 from guestclock.checks.verdict import HOLDS, VIOLATED, check
 
 S = 10**9
@@ -110,3 +111,31 @@ def test_the_smallest_story_is_no_longer_than_it_must_be():
     (verdict,) = check(Spec(recipe="by-value-restore", properties=("tsc-agrees",))).verdicts
     labels = [label for actor, label in verdict.short.schedule.steps if actor == "VMM"]
     assert labels.count("SetMsr") == 2
+
+
+PERIODIC = """
+about   = "The masterclock is taken anew every 300 s. How far does it step?"
+kernels = ["linux-6.7+periodic-masterclock=300s", "linux-6.8"]
+[host]
+tsc_khz = 2_596_122
+[vm]
+vcpus = 1
+[[step]]
+vmm = "start"
+[[step]]
+wait = "320 s"
+[[step]]
+wait = "330 s"
+"""
+
+
+def test_the_periodic_masterclock_of_2023_steps_by_a_period_s_drift(tmp_path):
+    (tmp_path / "periodic.toml").write_text(PERIODIC)
+    found = targets(
+        str(tmp_path / "periodic.toml"), properties=["kvmclock-never-back"], bounds=[("--max-delay", "1ms")]
+    )
+    periodic, without = [check(target.spec, stories=False).verdicts[0] for target in found]
+    # The timer wheel makes 300 s of 300 to 316.4 s; 49.868 ns drift in each.
+    assert periodic.status == VIOLATED
+    assert 15_700 < periodic.worst <= float(periodic.bound) < 15_800
+    assert (without.status, without.asked > 0) == (HOLDS, True)

@@ -97,7 +97,9 @@ class Checker:
         """Judges one complete order. Raises UserError where it cannot end."""
         outcome: Outcome = run.world
         for name, label in run.stuck():
-            raise UserError(f"{self.spec.recipe}: {name} waits for ever at {label!r}: nobody will let it go on")
+            raise UserError(
+                f"{self.spec.recipe or 'the scenario'}: {name} waits for ever at {label!r}: nobody will let it go on"
+            )
         tell = self.tell
         if not outcome.finished:
             tell.unfinished += 1

@@ -129,11 +129,12 @@ class ExploredMachine(Machine):
 class ExploredTimers:
     """Delayed works come within the range in which this kernel's timer wheel lets them come."""
 
-    def __init__(self, timers: KernelTimers, works: bool) -> None:
-        self._timers, self._works = timers, works
+    def __init__(self, timers: KernelTimers, works: bool, periodic: bool = False) -> None:
+        self._timers, self._works, self._periodic = timers, works, periodic
 
     def delay_ps(self, ns: int) -> int:
-        if not self._works:
+        # The only delay below a second is that of a global page update.
+        if not (self._works or (self._periodic and ns >= 10**9)):
             return 1 << 90
         least, most = self._timers.range_ps(ns)
         return Between.of(max(least, 0), most)

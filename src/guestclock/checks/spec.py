@@ -37,7 +37,8 @@ class Spec:
     before and after the operation's middle, 0: delay_ns. section_ns: clock reads inside one kernel section.
     life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long its middle
     takes (the pause, the transfer); after_ns: for how long it is watched afterwards, at least.
-    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too. readers: guests' readers that
+    khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too; periodic: of them the
+    masterclock's of 2023 alone. readers: guests' readers that
     write (last_value), per VM. deadline_ns: so far ahead the guest arms vCPU 0's timer before it is started, 0: it does
     not. start: the vCPUs run after the operation; without that, only what their TSCs will read
     can be asked.
@@ -61,6 +62,7 @@ class Spec:
     khz: int = 0
     policy: tuple[tuple[str, str], ...] = ()
     works: bool = False
+    periodic: bool = False
     readers: int = 0
     deadline_ns: int = 0
     properties: tuple[str, ...] = ()

@@ -117,7 +117,9 @@ def _scenario(
                 vcpus=scenario.vcpus,
                 policy=meant.clocks,
                 properties=tuple(properties),
-                **_spec(changes),
+                # The parameter of 2023 is a delayed work: without it nothing would happen.
+                periodic="periodic-masterclock" in kernel,
+                **{"after_ns": Spec().after_ns + variation.wait_ns, **_spec(changes)},
             )
             site = spec.sites[0]
             if variation.host.tsc_khz:

@@ -94,7 +94,7 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
             machine = ExploredMachine(world, site)
             kvm = ModelKvm(machine, profile, world, emit, KvmOptions(kvmclock_periodic_sync=spec.works))
             timers = KernelTimers(machine, profile, 0)
-            kvm.host.timers = ExploredTimers(timers, spec.works)
+            kvm.host.timers = ExploredTimers(timers, spec.works, spec.periodic)
             kvm.host.mutex_patience_ps = None
             kvms.append(kvm)
         phase = [BOOT]
