@@ -109,7 +109,9 @@ def program_of(file: ReplayFile, story: Story) -> Program:
 
 def _on(timed: TimedCall, which: tuple[int, int]) -> bool:
     op: Any = timed.call.op
-    return (timed.call.site, getattr(op, "vm", -1)) == which and op.name not in ("CreateVcpu", "EnableKvmclock")
+    if op.name == "EnableKvmclock" or (op.name == "CreateVcpu" and timed.call.phase == BOOT):
+        return False  # done with the VM, or with the vCPU that is plugged in
+    return (timed.call.site, getattr(op, "vm", -1)) == which
 
 
 def _steps(story: Story, calls: list[TimedCall]) -> Iterator[dict[str, Any]]:
@@ -149,6 +151,8 @@ def _verb(op: Any, tsc0: int) -> dict[str, Any] | None:
             raise UserError("--on: KVM_SET_CLOCK with a realtime belongs to the model's day: it cannot be forced")
         case "GetClock":
             return _step("get-clock")
+        case "CreateVcpu":
+            return _step("create-vcpu")
         case "KvmclockCtrl":
             return _step("kvmclock-ctrl", **vcpus)
         case "Run" | "Start":
