@@ -1,6 +1,6 @@
 """Deliberate changes of the model and of the engine, each of which must make a test fail.
 
-`python -m tests.mutants [NAME...]`; with `--share=1/6` every sixth one.
+`python -m tests.mutants [NAME...]`; with `--share=1/12` every twelfth one.
 
 A mutant is one edit of one file under src/guestclock. It is applied to a copy of the source, and the tests of that
 floor run against the copy. A mutant that survives means that nothing checks the line it changes.
