@@ -23,9 +23,10 @@ from guestclock.checks.world import Outcome
 from guestclock.explore.run import Bounds, World
 from guestclock.explore.search import Search
 from guestclock.kvm.api import Host, Vm, serve
-from guestclock.kvm.model import ModelKvm, lookup
-from guestclock.kvm.model.host import KvmOptions
-from guestclock.kvm.model.timers import KernelTimers
+from guestclock.kvm.model import lookup
+from guestclock.kvm.model.x86 import X86Kvm
+from guestclock.kvm.model.x86.host import KvmOptions
+from guestclock.kvm.model.x86.timers import KernelTimers
 
 KHZ = 2_596_122
 SECTION = 26_000  # cycles, 10 us
@@ -56,7 +57,7 @@ def build(case: Case) -> Callable[[World], Outcome]:
         site = Site(tsc_khz=case.khz, scaling=case.scaling)
         machine = ExploredMachine(world, site)
         profile = lookup(case.kernel)
-        kvm = ModelKvm(machine, profile, world, None, KvmOptions(kvmclock_periodic_sync=False))
+        kvm = X86Kvm(machine, profile, world, None, KvmOptions(kvmclock_periodic_sync=False))
         kvm.host.timers = ExploredTimers(KernelTimers(machine, profile, 0), works=False)
         kvm.host.mutex_patience_ps = None
         tracker = WindowTracker(world, [kvm.host], [BEFORE])

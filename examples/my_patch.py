@@ -1,8 +1,8 @@
 """A kernel of one's own: linux-6.12, whose window for "this TSC write means in sync" is 100 ms instead of 1 s."""
 
 from guestclock.arith import u64
-from guestclock.kvm.model.kernels import LINUX_6_12
-from guestclock.kvm.model.tsc import vcpu_nsec_to_cycles
+from guestclock.kvm.model.x86.kernels import LINUX_6_12
+from guestclock.kvm.model.x86.tsc import vcpu_nsec_to_cycles
 
 
 def expected_within_100ms(vm, vcpu, write):

@@ -20,8 +20,8 @@ from guestclock.check import PROPERTIES
 from guestclock.cli import app
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup, names
-from guestclock.kvm.model.kernels import KERNELS
-from guestclock.kvm.model.profile import HOOKS, Profile
+from guestclock.kvm.model.x86.kernels import KERNELS
+from guestclock.kvm.model.x86.profile import HOOKS, Profile
 from guestclock.runs import parse_on
 from guestclock.scenario import load, parse
 from guestclock.scenario.document import Document, Expect, HostTable, VmTable
@@ -126,7 +126,7 @@ def test_whatever_is_not_checked_is_owned_up_to() -> None:
     model = ROOT / "src" / "guestclock" / "kvm" / "model"
     unsure = re.compile(r"from memory|was not at hand|our own construction")
     named = re.findall(r"\w+\.py", PAGES["model.md"])
-    said = {p.name for p in model.glob("*.py") if p.name != "overlays.py" and unsure.search(p.read_text())}
+    said = {p.name for p in model.rglob("*.py") if p.name != "overlays.py" and unsure.search(p.read_text())}
     assert said
     assert not said - set(named)
     elsewhere = [

@@ -6,7 +6,7 @@ import pytest
 
 from guestclock.check import PROPERTIES, marks, story, unjudged
 from guestclock.kvm.model import lookup
-from guestclock.kvm.model.page import stored_by_version_protocol
+from guestclock.kvm.model.x86.page import stored_by_version_protocol
 from guestclock.runs import model, run
 from guestclock.scenario import parse
 

@@ -170,7 +170,7 @@ def test_the_protocol_of_a_store(old: PvclockVcpuTimeInfo, new: PvclockVcpuTimeI
 
 
 TORN = '''"""A page written in two stores under one even version."""
-from guestclock.kvm.model.kernels import LINUX_6_12
+from guestclock.kvm.model.x86.kernels import LINUX_6_12
 from guestclock.sim import cp
 async def without_a_version(vcpu, page, tsc, system_time, flags):
     """The first page counts its version; those after it forget to."""

@@ -15,7 +15,8 @@ from guestclock.explore.search import Search, Tally
 from guestclock.guest.pvclock import kvmclock_ns
 from guestclock.kvm.api import Host, serve
 from guestclock.kvm.model import ModelKvm, lookup
-from guestclock.kvm.model.host import KvmOptions
+from guestclock.kvm.model.x86 import X86Kvm
+from guestclock.kvm.model.x86.host import KvmOptions
 from guestclock.machine import HostSpec, Machine
 
 KHZ = 2_596_122
@@ -75,7 +76,7 @@ def kvm_world(recipe: Recipe, kernel: str, khz: int = KHZ) -> Callable[[World], 
     def build(world: World) -> Kvm:
         machine = Machine(world, HostSpec(tsc_khz=khz))  # type: ignore[arg-type]
         machine._ticks = lambda ps: None  # type: ignore[method-assign,assignment]
-        model = ModelKvm(machine, lookup(kernel), world, None, KvmOptions(kvmclock_periodic_sync=False))  # type: ignore[arg-type]
+        model = X86Kvm(machine, lookup(kernel), world, None, KvmOptions(kvmclock_periodic_sync=False))  # type: ignore[arg-type]
         model.host.mutex_patience_ps = None
         model.host.timer_delay_ps = lambda ns: ns * 1000
         kvm = Kvm(model)

@@ -11,7 +11,7 @@ import pytest
 from guestclock.errors import UserError
 from guestclock.kvm.api import KvmError
 from guestclock.kvm.model import lookup
-from guestclock.kvm.model.kernels import KERNELS
+from guestclock.kvm.model.x86.kernels import KERNELS
 from guestclock.scenario.snapshot_file import decode, encode
 from guestclock.vmm.recipe import Recipe, blame, load, names
 from tests.vmm.world import Operation, on_model, wrong

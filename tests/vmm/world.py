@@ -11,7 +11,8 @@ from typing import Any
 
 from guestclock.kvm.api import ClockReading, Host, Vm, drive, serve
 from guestclock.kvm.device import DeviceKvm
-from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model import lookup
+from guestclock.kvm.model.x86 import X86Kvm
 from guestclock.machine import HostSpec, Machine
 from guestclock.sim import Scheduler, Timeline
 from guestclock.vmm.recipe import Recipe
@@ -114,7 +115,7 @@ def on_model(what: Callable[[int], Any], kernel: str, *, spec: HostSpec | None =
     timeline = Timeline(READ_PS)
     scheduler = Scheduler(timeline, STEP_PS)
     machine = Machine(timeline, spec or HostSpec(tsc_khz=KHZ), scheduler=scheduler)
-    kvm = ModelKvm(machine, lookup(kernel), scheduler)
+    kvm = X86Kvm(machine, lookup(kernel), scheduler)
     results: list[Any] = []
 
     async def vmm() -> None:

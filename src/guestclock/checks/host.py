@@ -10,7 +10,7 @@ from guestclock.arith.affine import Form
 from guestclock.checks.spec import Site
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
-from guestclock.kvm.model.timers import KernelTimers
+from guestclock.kvm.model.x86.timers import KernelTimers
 from guestclock.machine import HostSpec, Machine
 from guestclock.sim import PS_PER_NS
 from guestclock.sim.field import integer, text

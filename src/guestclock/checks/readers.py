@@ -14,9 +14,9 @@ from guestclock.checks.windows import Clocks
 from guestclock.checks.world import Outcome
 from guestclock.explore.run import World
 from guestclock.guest.pvclock import LastValue, PvclockReader
-from guestclock.kvm.model.host import KvmHost
-from guestclock.kvm.model.state import VcpuTime
-from guestclock.kvm.model.tsc import guest_tsc, rdtsc
+from guestclock.kvm.model.x86.host import KvmHost
+from guestclock.kvm.model.x86.state import VcpuTime
+from guestclock.kvm.model.x86.tsc import guest_tsc, rdtsc
 from guestclock.sim import Checkpoint, cp
 from guestclock.vmm import recipe as recipes
 

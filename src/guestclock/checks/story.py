@@ -22,7 +22,7 @@ from guestclock.checks.world import Call, Outcome, build
 from guestclock.errors import UserError
 from guestclock.explore.replay import Diverged, Done, IntegerWorld, Schedule
 from guestclock.kvm.model import lookup
-from guestclock.kvm.model.profile import (
+from guestclock.kvm.model.x86.profile import (
     Profile,
     masterclock_request,
     set_clock,

@@ -15,9 +15,9 @@ from guestclock.arith import pvclock_scale_delta, s64, u64
 from guestclock.arith.affine import Symbol
 from guestclock.checks.host import ExploredMachine
 from guestclock.explore.run import World
-from guestclock.kvm.model.host import KvmHost
-from guestclock.kvm.model.requests import pending
-from guestclock.kvm.model.state import SystemTimePage, VcpuTime, VmTime
+from guestclock.kvm.model.x86.host import KvmHost
+from guestclock.kvm.model.x86.requests import pending
+from guestclock.kvm.model.x86.state import SystemTimePage, VcpuTime, VmTime
 
 BOOT, BEFORE, DURING, AFTER = "boot", "before", "during", "after"
 

@@ -16,8 +16,9 @@ from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
 from guestclock.kvm.api import Host, KvmError, Note, Op, Rdmsr, Vcpu, Vm, Wrmsr, serve
 from guestclock.kvm.model import ModelKvm, lookup
-from guestclock.kvm.model.host import KvmOptions
-from guestclock.kvm.model.timers import KernelTimers
+from guestclock.kvm.model.x86 import X86Kvm
+from guestclock.kvm.model.x86.host import KvmOptions
+from guestclock.kvm.model.x86.timers import KernelTimers
 from guestclock.sim import PS_PER_NS, Emit, cp
 from guestclock.sim.field import flag
 from guestclock.sim.state import State
@@ -65,7 +66,7 @@ class Outcome:
 
     spec: Spec
     world: World
-    kvms: list[ModelKvm]
+    kvms: list[ModelKvm[Any, Any]]
     tracker: WindowTracker
     calls: list[Call] = field(default_factory=list)
     vms: list[tuple[int, int]] = field(default_factory=list)
@@ -89,10 +90,10 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
     program = json.loads(spec.program) if spec.program else None
 
     def made(world: World) -> Outcome:
-        kvms = []
+        kvms: list[ModelKvm[Any, Any]] = []
         for site in spec.sites:
             machine = ExploredMachine(world, site)
-            kvm = ModelKvm(machine, profile, world, emit, KvmOptions(kvmclock_periodic_sync=spec.works))
+            kvm = X86Kvm(machine, profile, world, emit, KvmOptions(kvmclock_periodic_sync=spec.works))
             timers = KernelTimers(machine, profile, 0)
             kvm.host.timers = ExploredTimers(timers, spec.works, spec.periodic)
             kvm.host.mutex_patience_ps = None

@@ -16,8 +16,9 @@ from typing import Any
 from guestclock.arith import u64
 from guestclock.kvm.api import Host, Op, Run, Wait, serve
 from guestclock.kvm.device.tracefs import parse_fields
-from guestclock.kvm.model import KvmOptions, ModelKvm, guest, lookup
-from guestclock.kvm.model.run import lock
+from guestclock.kvm.model import lookup
+from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
+from guestclock.kvm.model.x86.run import lock
 from guestclock.machine import HostSpec, Machine
 from guestclock.sim import Event, Scheduler, Timeline, Trace
 from guestclock.sim.checkpoint import cp
@@ -142,7 +143,7 @@ class _Aligned:
         self.machine = Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace = Trace({"on": "model", "kernel": profile, "tsc_khz": meta["tsc_khz"]})
         options = KvmOptions(work_latency_ns=told.work_latency_ns)
-        self.kvm = ModelKvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)
+        self.kvm = X86Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)
         self.kvm.host.state.guest_has_master_clock = told.guest_has_master_clock
 
     def run(self) -> Trace:

@@ -64,7 +64,7 @@ class Solver:
 
     def __init__(self) -> None:
         self.count = Count()
-        self._highs = highspy.Highs()  # type: ignore[no-untyped-call]
+        self._highs = highspy._core._Highs()  # its subclass prints a banner when it is made (1.16), whatever one says
         for option, value in (("output_flag", False), ("threads", 1)):
             self._highs.setOptionValue(option, value)
 

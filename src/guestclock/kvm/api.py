@@ -66,6 +66,20 @@ class ClockReading:
     host_tsc: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class CounterReading:
+    """What one arm64 vCPU's counters show: CNTVCT_EL0, CNTPCT_EL0, CNTVCT_EL0 again, one right after the other, u64.
+
+    cntpct: None where nothing tells it (Peek before 6.4, whose KVM has no register for it). host_counter: (before,
+    after), the sandwich of all three.
+    """
+
+    cntvct: int
+    cntpct: int | None
+    cntvct_after: int
+    host_counter: tuple[int, int]
+
+
 # ---- what a guest does inside one KVM_RUN
 
 
@@ -100,8 +114,40 @@ class ClearGuestStopped(GuestAction):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCounters(GuestAction):
+    """arm64: CNTVCT_EL0, CNTPCT_EL0 and CNTVCT_EL0, an ISB before each; answers a CounterReading."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSysreg(GuestAction):
+    """arm64: MRS by the guest of one of `abi.arm64.GUEST_SYSREGS` ("CNTV_CTL_EL0"); answers u64."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSysreg(GuestAction):
+    """arm64: MSR by the guest, value u64. Answers None."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hvc(GuestAction):
+    """arm64: HVC #0 with x0..x3 by the SMC calling convention; answers x0..x3 afterwards, u64 each, as a tuple."""
+
+    x0: int
+    x1: int = 0
+    x2: int = 0
+    x3: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EnterL2(GuestAction):
-    """The guest, itself a hypervisor, runs an L2 with this TSC offset (s64 cycles) and ratio (None: no scaling)."""
+    """The guest, itself a hypervisor, runs an L2: x86 with this TSC offset (s64 cycles, added) and ratio (None: no
+    scaling); arm64 with this CNTVOFF_EL2 (u64 ticks, subtracted), and no ratio.
+    """
 
     offset: int
     ratio: int | None = None
@@ -129,9 +175,14 @@ class CreateVm(Op):
 
 @dataclass(frozen=True, slots=True)
 class CreateVcpu(Op):
-    """KVM_CREATE_VCPU with the next free id, and a 32-byte slot for its system-time page; answers the vCPU's index."""
+    """KVM_CREATE_VCPU (x86: and a 32-byte slot for its system-time page; arm64: and KVM_ARM_VCPU_INIT); answers the
+    vCPU's index.
+
+    id: None is the next free one. One that exists already is refused with EEXIST.
+    """
 
     vm: int
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +242,79 @@ class XenSharedInfoInit(Op):
     vm: int
 
 
+@dataclass(frozen=True, slots=True)
+class SetCounterOffset(Op):
+    """arm64: KVM_ARM_SET_COUNTER_OFFSET (6.4): offset u64 ticks, subtracted from the host's counter; reserved: 0."""
+
+    vm: int
+    offset: int
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CreateIrqchip(Op):
+    """arm64: an in-kernel vGIC, created and initialised: no vCPU can be created after it."""
+
+    vm: int
+
+
 # ---- operations on a vCPU
+
+
+@dataclass(frozen=True, slots=True)
+class SetOneReg(Op):
+    """arm64: KVM_SET_ONE_REG: id u64 (`abi.arm64` names those of the timers), value u64."""
+
+    vm: int
+    vcpu: int
+    id: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetOneReg(Op):
+    """arm64: KVM_GET_ONE_REG; answers u64."""
+
+    vm: int
+    vcpu: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetRegList(Op):
+    """arm64: KVM_GET_REG_LIST; answers those of its ids that are timers' (`abi.arm64.TIMER_REGS`), in its order."""
+
+    vm: int
+    vcpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuInit(Op):
+    """arm64: KVM_ARM_VCPU_INIT once more, as for a reset: the timers' controls become 0, counters stay."""
+
+    vm: int
+    vcpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetVcpuAttr(Op):
+    """arm64: KVM_SET_DEVICE_ATTR on a vCPU: group u32, attr u64; value u64, or s32 where the attribute is an int."""
+
+    vm: int
+    vcpu: int
+    group: int
+    attr: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetVcpuAttr(Op):
+    """arm64: KVM_GET_DEVICE_ATTR on a vCPU; answers the value."""
+
+    vm: int
+    vcpu: int
+    group: int
+    attr: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +404,7 @@ class Peek(Op):
     """The vCPU's clocks seen from outside (page in guest memory, TSC by KVM_GET_MSRS): KVM serves no request for it.
 
     For a vCPU in KVM_RUN the TSC comes from its last known offset, as the MSR ioctl would wait. Answers a ClockReading.
+    arm64: the counters by KVM_GET_ONE_REG, or what the spinning guest itself last stored; answers a CounterReading.
     """
 
     vm: int
@@ -296,6 +420,18 @@ class MoveToCpu(Op):
     cpu: int
 
 
+@dataclass(frozen=True, slots=True)
+class Preempt(Op):
+    """The host's scheduler takes the CPU from a vCPU's thread in KVM_RUN for `ns`: it is put, waits, and is loaded.
+
+    Model only: no call asks for it.
+    """
+
+    vm: int
+    vcpu: int
+    ns: int = 0
+
+
 # ---- operations on the host (outside KVM)
 
 
@@ -308,7 +444,10 @@ class Wait(Op):
 
 @dataclass(frozen=True, slots=True)
 class ReadHostClock(Op):
-    """clock_gettime or RDTSC: clock is "realtime", "monotonic", "monotonic_raw", "boottime" (ns) or "tsc" (cycles)."""
+    """clock_gettime, or the counter itself.
+
+    clock: "realtime", "monotonic", "monotonic_raw", "boottime" (ns); on x86 "tsc" (cycles), on arm64 "counter" (ticks).
+    """
 
     clock: str
 
@@ -341,10 +480,14 @@ class AdjustFrequency(Op):
 
 @dataclass(frozen=True, slots=True)
 class HostSleep(Op):
-    """The host sleeps for `ns`. tsc: "running" (counts on), "stopped" (holds) or "reset" (starts again at 0)."""
+    """The host sleeps for `ns`. tsc: its counter is "running", "stopped" (holds) or "reset" (starts at 0 again).
+
+    kind: "s3" (the hardware goes down and comes up again) or "s2idle" (only timekeeping stops).
+    """
 
     ns: int
     tsc: str = "running"
+    kind: str = "s3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +534,24 @@ class Vcpu:
     async def kvmclock_ctrl(self) -> None:
         await KvmclockCtrl(self.vm, self.index)
 
+    async def set_one_reg(self, id_: int, value: int) -> None:
+        await SetOneReg(self.vm, self.index, id_, value)
+
+    async def get_one_reg(self, id_: int) -> int:
+        return await GetOneReg(self.vm, self.index, id_)  # type: ignore[no-any-return]
+
+    async def get_reg_list(self) -> list[int]:
+        return await GetRegList(self.vm, self.index)  # type: ignore[no-any-return]
+
+    async def init(self) -> None:
+        await VcpuInit(self.vm, self.index)
+
+    async def set_attr(self, group: int, attr: int, value: int) -> None:
+        await SetVcpuAttr(self.vm, self.index, group, attr, value)
+
+    async def get_attr(self, group: int, attr: int) -> int:
+        return await GetVcpuAttr(self.vm, self.index, group, attr)  # type: ignore[no-any-return]
+
     async def run(self, *actions: GuestAction) -> list[Any]:
         return await Run(self.vm, self.index, actions)  # type: ignore[no-any-return]
 
@@ -400,8 +561,8 @@ class Vcpu:
     async def kick(self) -> None:
         await Kick(self.vm, self.index)
 
-    async def peek(self) -> ClockReading:
-        return await Peek(self.vm, self.index)  # type: ignore[no-any-return]
+    async def peek(self) -> Any:
+        return await Peek(self.vm, self.index)
 
     async def move_to_cpu(self, cpu: int) -> None:
         await MoveToCpu(self.vm, self.index, cpu)
@@ -445,6 +606,12 @@ class Vm:
 
     async def xen_shared_info_init(self) -> None:
         await XenSharedInfoInit(self.id)
+
+    async def set_counter_offset(self, offset: int, reserved: int = 0) -> None:
+        await SetCounterOffset(self.id, offset, reserved)
+
+    async def create_irqchip(self) -> None:
+        await CreateIrqchip(self.id)
 
 
 class Host:

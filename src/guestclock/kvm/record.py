@@ -8,11 +8,13 @@ from typing import Any
 
 from guestclock.kvm.api import (
     ClockReading,
+    CounterReading,
     KvmError,
     Note,
     Op,
     Peek,
     ReadClocks,
+    ReadCounters,
     ReadHostClock,
     Run,
 )
@@ -43,7 +45,7 @@ def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any, more: Ma
         emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "error": answer.errno, **beside}))
         return
     if isinstance(op, Peek):
-        emit(Event("peek", "clocks", start_ps, end_ps, vcpu, {"vm": op.vm, **as_json(answer)}))
+        emit(Event("peek", _shown(answer), start_ps, end_ps, vcpu, {"vm": op.vm, **as_json(answer)}))
         return
     if isinstance(op, ReadHostClock):
         emit(Event("host", op.clock, start_ps, end_ps, None, {"value": answer}))
@@ -51,6 +53,11 @@ def record(emit: Emit, op: Op, start_ps: int, end_ps: int, answer: Any, more: Ma
     emit(Event("op", op.name, start_ps, end_ps, vcpu, {"op": op.as_json(), "result": as_json(answer), **beside}))
     if isinstance(op, Run):
         for action, got in zip(op.actions, answer, strict=True):
-            if isinstance(action, ReadClocks):
-                assert isinstance(got, ClockReading)
-                emit(Event("guest", "clocks", start_ps, end_ps, vcpu, {"vm": op.vm, **as_json(got)}))
+            if isinstance(action, ReadClocks | ReadCounters):
+                assert isinstance(got, ClockReading | CounterReading)
+                emit(Event("guest", _shown(got), start_ps, end_ps, vcpu, {"vm": op.vm, **as_json(got)}))
+
+
+def _shown(reading: ClockReading | CounterReading) -> str:
+    """The event's name: an x86 guest's TSC and page are "clocks", an arm64 guest's two are "counters"."""
+    return "clocks" if isinstance(reading, ClockReading) else "counters"

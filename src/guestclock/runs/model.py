@@ -8,7 +8,8 @@ from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import Host, Kick, MoveToCpu, Op, Peek, Start, serve
-from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model import lookup
+from guestclock.kvm.model.x86 import X86Kvm
 from guestclock.machine import Machine
 from guestclock.scenario import Variation
 from guestclock.sim import Deadlock, Scheduler, Timeline, Trace, drawn_ps
@@ -41,7 +42,7 @@ def run_model(variation: Variation, *, kernel: str, seed: int | None = None, tsc
     rates = {"tsc_khz": machine.tsc_khz, "tsc_hz": str(spec.true_hz), "tsc_start": spec.first_tsc}
     scaling = {"tsc_frac_bits": spec.tsc_scaling_frac_bits, "tsc_tolerance_ppm": spec.tsc_tolerance_ppm}
     trace = Trace({"on": "model", "kernel": kernel, **rates, **scaling, "clocksource": machine.clocksource})
-    kvm = ModelKvm(machine, lookup(kernel), scheduler, trace.emit)
+    kvm = X86Kvm(machine, lookup(kernel), scheduler, trace.emit)
     program = {**variation.program, "tsc_khz": machine.tsc_khz}
     scheduler.spawn("VMM", serve(play(Host(), program), _outside_kvm_run(kvm.execute)))
     try:

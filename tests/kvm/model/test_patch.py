@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.kvm.model.bench import TSC, Bench, S, vm_with
+from tests.kvm.model.x86.bench import TSC, Bench, S, vm_with
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import Host
@@ -18,7 +18,7 @@ from guestclock.scenario import load as load_scenario
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "my_patch.py"
 
-HEAD = "from guestclock.kvm.model.kernels import LINUX_6_12\n"
+HEAD = "from guestclock.kvm.model.x86.kernels import LINUX_6_12\n"
 
 
 def in_sync(kernel: str, apart_ns: int) -> bool:
@@ -91,7 +91,7 @@ def test_dataclasses_and_other_rules_work_in_it(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "from guestclock.kvm.model import matching\n" + HEAD + "@dataclass\nclass Window:\n    ms: int\n"
+        "from guestclock.kvm.model.x86 import matching\n" + HEAD + "@dataclass\nclass Window:\n    ms: int\n"
         "PROFILE = LINUX_6_12.but(name=f'w{Window(7).ms}', tsc_matching=matching.never)\n"
     )
     assert load(file).name == "w7"

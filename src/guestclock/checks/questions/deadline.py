@@ -11,7 +11,7 @@ from guestclock.checks.questions.policy import across
 from guestclock.checks.windows import Window, apart
 from guestclock.checks.world import Call, Outcome
 from guestclock.kvm import api
-from guestclock.kvm.model.state import VcpuTime
+from guestclock.kvm.model.x86.state import VcpuTime
 
 
 @question(

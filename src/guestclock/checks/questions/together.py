@@ -23,7 +23,7 @@ from guestclock.checks.asks import (
 from guestclock.checks.windows import BOOT, Clocks, PageSpan, Window, apart, kvmclock_by, surely_before
 from guestclock.checks.world import Call, Outcome
 from guestclock.kvm import api
-from guestclock.kvm.model.kvmclock import KVM_CLOCK_TSC_STABLE
+from guestclock.kvm.model.x86.kvmclock import KVM_CLOCK_TSC_STABLE
 
 
 @question(

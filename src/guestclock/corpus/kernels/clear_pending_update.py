@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from guestclock.kvm.model.kernels import LINUX_6_12
-from guestclock.kvm.model.kvmclock import clock_at_new_snapshot
-from guestclock.kvm.model.state import VmTime
+from guestclock.kvm.model.x86.kernels import LINUX_6_12
+from guestclock.kvm.model.x86.kvmclock import clock_at_new_snapshot
+from guestclock.kvm.model.x86.state import VmTime
 
 
 async def set_clock_and_clear(vm: VmTime, clock_ns: int, flags: int, realtime_ns: int) -> None:

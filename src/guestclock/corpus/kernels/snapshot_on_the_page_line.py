@@ -7,8 +7,8 @@ is never anchored on the raw clock again. After a TSC write, which makes the old
 from __future__ import annotations
 
 from guestclock.arith import pvclock_scale_delta, s64, u64
-from guestclock.kvm.model.kernels import LINUX_6_12
-from guestclock.kvm.model.state import VcpuTime
+from guestclock.kvm.model.x86.kernels import LINUX_6_12
+from guestclock.kvm.model.x86.state import VcpuTime
 
 
 def the_line_goes_on(vcpu: VcpuTime, kernel_ns: int, tsc: int) -> int:

@@ -1,24 +1,6 @@
-"""The exact x86 model of KVM guest time: `ModelKvm` carries out `kvm.api`, `lookup` finds a kernel's profile."""
+"""The exact models of KVM guest time, one per architecture: `lookup` finds a kernel's profile, `model_kvm` its KVM."""
 
-from guestclock.kvm.model.catalogue import lookup, names
-from guestclock.kvm.model.host import KvmOptions
-from guestclock.kvm.model.kvm import ModelKvm
-from guestclock.kvm.model.page import KernelHang
-from guestclock.kvm.model.profile import Profile, TscWrite
-from guestclock.kvm.model.state import HvTscPage, SystemTimePage, VcpuTime, VmTime, WallClockPage, XenWallClock
+from guestclock.kvm.model.catalogue import lookup, model_kvm, names
+from guestclock.kvm.model.executor import ModelKvm
 
-__all__ = [
-    "HvTscPage",
-    "KernelHang",
-    "KvmOptions",
-    "ModelKvm",
-    "Profile",
-    "SystemTimePage",
-    "TscWrite",
-    "VcpuTime",
-    "VmTime",
-    "WallClockPage",
-    "XenWallClock",
-    "lookup",
-    "names",
-]
+__all__ = ["ModelKvm", "lookup", "model_kvm", "names"]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from typing import Any
 
 from guestclock.errors import UserError
-from guestclock.kvm.model.kernels import KERNELS
-from guestclock.kvm.model.overlays import OVERLAYS
+from guestclock.kvm.model.executor import ModelKvm, Spawner
 from guestclock.kvm.model.patch import load
-from guestclock.kvm.model.profile import Profile
+from guestclock.kvm.model.x86.kernels import KERNELS
+from guestclock.kvm.model.x86.kvm import X86Kvm
+from guestclock.kvm.model.x86.overlays import OVERLAYS
+from guestclock.kvm.model.x86.profile import Profile
+from guestclock.machine import Machine
+from guestclock.sim import Emit
 
 _FILE = re.compile(r"(?P<path>.+?\.py)(?P<overlays>\+.*)?", re.DOTALL)
 """A file's path may have a `+` in it."""
@@ -46,6 +51,13 @@ def names() -> dict[str, str]:
     """Each kernel, and each overlay with a leading `+`, with one line about it."""
     kernels = {name: profile.about for name, profile in KERNELS.items()}
     return kernels | {f"+{name}": overlay.about for name, overlay in OVERLAYS.items()}
+
+
+def model_kvm(
+    machine: Machine, profile: Profile, scheduler: Spawner, emit: Emit | None = None, options: Any = None
+) -> ModelKvm[Any, Any]:
+    """The KVM of a kernel on a machine of its architecture. options: that architecture's KvmOptions, or None."""
+    return X86Kvm(machine, profile, scheduler, emit, options)
 
 
 def _kernel(name: str) -> Profile:

@@ -20,8 +20,8 @@ from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.kvm.model.hooks import Hook
-from guestclock.kvm.model.kernels import KERNELS, LINUX_6_12
-from guestclock.kvm.model.profile import HOOKS, Profile
+from guestclock.kvm.model.x86.kernels import KERNELS, LINUX_6_12
+from guestclock.kvm.model.x86.profile import HOOKS, Profile
 
 _EXAMPLE = "expected PROFILE = LINUX_6_12.but(name=..., about=..., <hook point>=<rule>)"
 _BASE_CLOCKS = ("raw", "boottime")
