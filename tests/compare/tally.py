@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from guestclock.compare.judge import Verdict
+from guestclock.compare.verdict import Verdict
 
 
 @dataclass

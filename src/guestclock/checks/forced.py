@@ -47,7 +47,7 @@ def forced(file: ReplayFile, story: Story, on: str, progress: Callable[[str], No
     """Raises UserError where calls alone do not bring it about, and where the machine is not here."""
     where = parse_on(on)
     program = program_of(file, story)
-    variation = Variation({}, HostTable(tsc_khz=file.spec.sites[0].tsc_khz), program, ())
+    variation = Variation({}, HostTable(tsc_khz=file.spec.sites[0].khz), program, ())
     on_model = _apart(file, _run(variation, On("model"), file))
     if on_model.hi == on_model.lo == 0 or max(abs(on_model.lo), abs(on_model.hi)) < abs(file.value) // 2:
         shown = max(abs(on_model.lo), abs(on_model.hi))

@@ -37,7 +37,7 @@ def _checked(each: Checked) -> dict[str, Any]:
         "variation": target.varied,
         "kernel": target.kernel,
         "vcpus": spec.vcpus,
-        "tsc_khz": spec.sites[0].tsc_khz,
+        "tsc_khz": spec.sites[0].khz,
         "policy": dict(spec.policy),
         "bounds": {
             "delay_ns": spec.delay_ns,

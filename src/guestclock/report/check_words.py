@@ -36,7 +36,7 @@ def short_amount(value: int, unit: str, khz: int) -> str:
 
 
 def khz_of(spec: Spec) -> int:
-    return spec.khz or spec.sites[0].tsc_khz
+    return spec.khz or spec.sites[0].khz
 
 
 def who_named(who: str) -> str:

@@ -41,7 +41,7 @@ def _lines(file: ReplayFile, story: Story, name: str) -> Iterator[str]:
     yield ""
     yield from _filled(
         f"Found by an exhaustive search of orders and delays (at most {span(spec.delay_ns)} between calls, "
-        f"{span(spec.section_ns)} inside a kernel section, host TSC {grouped(spec.sites[0].tsc_khz)} kHz), "
+        f"{span(spec.section_ns)} inside a kernel section, host TSC {grouped(spec.sites[0].khz)} kHz), "
         "and confirmed by a run of the model with integers."
     )
     yield ""

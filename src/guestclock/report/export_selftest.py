@@ -98,7 +98,7 @@ class _Test:
         self.start = self.calls[0].started if self.calls else 0
         site = file.spec.sites[0]
         self.host_tsc = story.outcome.kvms[0].host.machine.tsc_at(story.ps(self.start))
-        self.khz = site.tsc_khz
+        self.khz = site.khz
 
     def wanted(self, timed: TimedCall) -> bool:
         op: Any = timed.call.op

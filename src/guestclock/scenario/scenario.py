@@ -61,6 +61,7 @@ class Scenario:
     kernels: tuple[str, ...]
     on: tuple[str, ...]
     variations: tuple[Variation, ...]
+    arch: str = "x86_64"
 
     def programs(self) -> list[tuple[dict[str, Value], dict[str, Any]]]:
         """Each variation with its program, as `vmm.steps` plays it."""

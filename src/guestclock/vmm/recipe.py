@@ -65,6 +65,7 @@ class Recipe:
     resume: Step | None = field(default=None, repr=False)
     save: Step | None = field(default=None, repr=False)
     restore: Step | None = field(default=None, repr=False)
+    arch: str = "x86_64"
 
     @property
     def headline(self) -> str:
@@ -135,7 +136,7 @@ def _load(name: str, path: Path, shown: str) -> Recipe:
         raise UserError(f'{shown}:{lines.of("FIX")}: FIX: {fix!r}, expected text like "offset-restore: why"')
     steps = {step: _step(module, step, lines, shown) for step in PARAMETERS}
     _complete(steps, lines, shown)
-    return Recipe(name, inspect.getdoc(module) or "", seen, policy, path, fix, **steps)
+    return Recipe(name, inspect.getdoc(module) or "", seen, policy, path, fix, arch="x86_64", **steps)
 
 
 def _read(path: Path, shown: str) -> str:

@@ -9,7 +9,19 @@ from guestclock.checks.questions import (
     policy,
     rates,
     restore,
+    stable,
     together,
 )
 
-__all__ = ["deadline", "last_value", "monotonic", "pages", "pairing", "policy", "rates", "restore", "together"]
+__all__ = [
+    "deadline",
+    "last_value",
+    "monotonic",
+    "pages",
+    "pairing",
+    "policy",
+    "rates",
+    "restore",
+    "stable",
+    "together",
+]

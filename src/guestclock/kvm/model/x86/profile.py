@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import ClockData
@@ -95,6 +95,8 @@ class Profile:
     can be given; the rest says which ioctls exist.
     """
 
+    arch: ClassVar[str] = "x86_64"
+
     name: str
     about: str
 
@@ -149,9 +151,10 @@ class Profile:
 
         Raises UserError for what is neither a hook point nor a fact.
         """
+        known = [field.name for field in fields(self)]
         for name in changes:
-            if name not in self.__dataclass_fields__:
-                near = get_close_matches(name, self.__dataclass_fields__)
+            if name not in known:
+                near = get_close_matches(name, known)
                 meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "expected a hook point or a fact"
                 raise UserError(f"a profile has no {name!r} ({meant})")
         return replace(self, **changes)
