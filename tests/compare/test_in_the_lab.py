@@ -9,7 +9,7 @@ from guestclock.compare.judge import judge
 from guestclock.compare.programs import Limits, random_program
 from guestclock.lab import Lab
 from guestclock.runs.real import from_lines
-from tests.compare.tally import tally
+from tests.compare.tallies import tally
 
 pytestmark = pytest.mark.lab
 PROGRAMS = 60

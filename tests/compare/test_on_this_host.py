@@ -17,7 +17,7 @@ from guestclock.kvm.device.tracefs import parse_fields
 from guestclock.runs.real import from_lines
 from guestclock.sim import Trace
 from guestclock.vmm.on_device import run_program
-from tests.compare.tally import tally, told
+from tests.compare.tallies import tally, told
 
 pytestmark = pytest.mark.kvm
 PROGRAMS, CHUNK = 300, 25

@@ -13,6 +13,7 @@ from typing import Any
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
 from guestclock.check import Span, groups
 from guestclock.check import story as read
+from guestclock.checks.clocks import COUNTED
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import TimedCall, timed_calls
@@ -62,7 +63,7 @@ def forced(file: ReplayFile, story: Story, on: str, progress: Callable[[str], No
     apart = _apart(file, trace)
     least, most = sorted((abs(apart.lo), abs(apart.hi))) if 0 not in apart else (0, max(abs(apart.lo), abs(apart.hi)))
     kernel = str(trace.meta.get("kernel", ""))
-    slack = 0 if file.unit == "cycles" else 3
+    slack = 0 if file.unit in COUNTED else 3
     violated = least > slack
     return Forced(on, kernel, violated, least, most)
 

@@ -7,6 +7,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from guestclock.checks.clocks import COUNTED
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import clock_error_ns
@@ -44,7 +45,7 @@ def _figure(file: ReplayFile, story: Story) -> Any:
     from matplotlib.figure import Figure
 
     lines = _lines(story, before=True)
-    shown_ns = story.value * 1_000_000 // khz_of(file.spec) if file.unit == "cycles" else story.value
+    shown_ns = story.value * 1_000_000 // khz_of(file.spec) if file.unit in COUNTED else story.value
     if max((abs(error) for points in lines.values() for _, error in points), default=0) > VISIBLE * shown_ns:
         lines = _lines(story, before=False)  # beside the operation's own jump it could not be seen
     steps = _numbered(story)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from guestclock.checks.clocks import COUNTED
 from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED, Result, Verdict
 from guestclock.report.numbers import duration, grouped, short_duration
@@ -17,9 +18,9 @@ STYLES = {VIOLATED: "bold red", UNDECIDED: "bold yellow", HOLDS: "green", VACUOU
 
 def in_seconds(value: int, unit: str, khz: int) -> str:
     """The amount to three decimals of the unit it reads best in: 5.000 s, 10.748 µs, 748 ns. Counts have none."""
-    if unit not in ("ns", "cycles"):
+    if unit != "ns" and unit not in COUNTED:
         return f"{grouped(value)} {unit}"
-    ns = value * 1_000_000 // khz if unit == "cycles" else value
+    ns = value * 1_000_000 // khz if unit in COUNTED else value
     return short_duration(ns).lstrip("+−") if ns else "0 ns"
 
 
@@ -32,7 +33,7 @@ def amount(value: int, unit: str, khz: int) -> str:
 
 def short_amount(value: int, unit: str, khz: int) -> str:
     """For a table's cell: what a person remembers."""
-    return f"{grouped(value)} cycles" if unit == "cycles" and value < 10_000 else in_seconds(value, unit, khz)
+    return f"{grouped(value)} {unit}" if unit in COUNTED and value < 10_000 else in_seconds(value, unit, khz)
 
 
 def khz_of(spec: Spec) -> int:

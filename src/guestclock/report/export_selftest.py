@@ -12,10 +12,13 @@ from typing import Any
 
 from guestclock import __version__
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
+from guestclock.checks.architecture import arch_of
+from guestclock.checks.clocks import X86_64
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import TimedCall, timed_calls
 from guestclock.checks.windows import BOOT
+from guestclock.errors import UserError
 from guestclock.report.check_replay import what
 from guestclock.report.check_story import story_lines
 from guestclock.report.check_words import amount, khz_of
@@ -85,7 +88,11 @@ static uint64_t tsc_offset(struct kvm_vcpu *vcpu)
 
 
 def selftest(file: ReplayFile, story: Story, name: str) -> str:
-    """The C file."""
+    """The C file. Raises UserError for an arm64 guest's: the tests that it is made like are x86's."""
+    if arch_of(file.spec.kernel) != X86_64:
+        raise UserError(
+            f"--to selftest-c: {file.spec.kernel}: expected a replay file of an x86 kernel; mail tells this one"
+        )
     return _Test(file, story, name).text()
 
 

@@ -1,6 +1,7 @@
 """The properties that the checker asks about, a small object each."""
 
 from guestclock.checks.questions import (
+    counters,
     deadline,
     last_value,
     monotonic,
@@ -14,6 +15,7 @@ from guestclock.checks.questions import (
 )
 
 __all__ = [
+    "counters",
     "deadline",
     "last_value",
     "monotonic",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from guestclock.checks.asks import Ask, Instant, events_of, guest_windows, name_of, question
 from guestclock.checks.clocks import CLOCKS
@@ -36,6 +37,14 @@ def per_vcpu(outcome: Outcome, clock: str) -> Iterator[Ask]:
                 yield back(outcome, earlier, later, clock)
 
 
+def across_vcpus(outcome: Outcome, clock: str, windows: list[Any]) -> Iterator[Ask]:
+    """From each window of one vCPU to each of another's of the same VM."""
+    for earlier in windows:
+        for later in windows:
+            if earlier.vcpu != later.vcpu and (earlier.site, earlier.vm) == (later.site, later.vm):
+                yield back(outcome, earlier, later, clock)
+
+
 @question(
     "tsc-never-back",
     "no vCPU's TSC steps back",
@@ -63,8 +72,4 @@ def kvmclock_never_back(outcome: Outcome) -> Iterator[Ask]:
     breaks="a thread that moves to another vCPU sees CLOCK_MONOTONIC go backwards",
 )
 def kvmclock_agrees(outcome: Outcome) -> Iterator[Ask]:
-    windows = [w for w in guest_windows(outcome) if w.stable]
-    for earlier in windows:
-        for later in windows:
-            if earlier.vcpu != later.vcpu and (earlier.site, earlier.vm) == (later.site, later.vm):
-                yield back(outcome, earlier, later, "kvmclock")
+    return across_vcpus(outcome, "kvmclock", [w for w in guest_windows(outcome) if w.stable])
