@@ -15,6 +15,7 @@ from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.scenario import Scenario, Variation, names
 from guestclock.scenario import load as load_scenario
+from guestclock.scenario.document import HostTable
 from guestclock.scenario.quantity import Duration, did_you_mean
 from guestclock.vmm import recipe as recipes
 
@@ -122,7 +123,7 @@ def _scenario(
                 **{"after_ns": Spec().after_ns + variation.wait_ns, **_spec(changes)},
             )
             site = spec.sites[0]
-            if variation.host.tsc_khz:
+            if isinstance(variation.host, HostTable) and variation.host.tsc_khz:
                 spec = spec.but(sites=(replace(site, tsc_khz=variation.host.tsc_khz),))
             yield Target(scenario.name, scenario.about, kernel, _varied(variation), spec, meant)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import ClockData
@@ -94,6 +94,8 @@ class Profile:
     KVM_CAP_ADJUST_CLOCK answers and, from 4 on, the flags KVM_SET_CLOCK takes; tsc_adjust, xen, hyperv: what guests
     can be given; the rest says which ioctls exist.
     """
+
+    arch: ClassVar[str] = "x86_64"
 
     name: str
     about: str
