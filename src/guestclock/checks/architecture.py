@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guestclock.checks.clocks import ARM64, X86_64
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import Tracker
 from guestclock.errors import UserError
@@ -14,6 +13,7 @@ from guestclock.explore.run import World
 from guestclock.kvm.api import Op, Vcpu
 from guestclock.kvm.model import ModelKvm, lookup
 from guestclock.sim import Emit
+from guestclock.vmm.clocks import ARM64, X86_64
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from typing import Any
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
 from guestclock.check import Span, groups
 from guestclock.check import story as read
-from guestclock.checks.clocks import COUNTED
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import TimedCall, timed_calls
@@ -23,6 +22,7 @@ from guestclock.runs.on import On, parse_on
 from guestclock.scenario import Variation
 from guestclock.scenario.document import HostTable
 from guestclock.sim import Trace
+from guestclock.vmm.clocks import COUNTED
 
 CLOCKS = {"tsc-agrees": "tsc", "kvmclock-agrees": "kvmclock"}
 """Properties that the clocks' state after the last call decides, and the clock."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from guestclock.checks.asks import QUESTIONS
-from guestclock.checks.clocks import CLOCKS, COUNTED, clocks_of
 from guestclock.errors import UserError
 from guestclock.scenario.quantity import Cycles, did_you_mean
+from guestclock.vmm.clocks import CLOCKS, COUNTED, clocks_of
 
 POLICIES = ("run", "freeze", "advance")
 

@@ -9,18 +9,22 @@ from fractions import Fraction
 from typing import Any
 
 from guestclock.checks.architecture import arch_of
-from guestclock.checks.clocks import ARM64, X86_64, clocks_of
 from guestclock.checks.policy_file import Policy, policy
-from guestclock.checks.spec import Spec
+from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, chosen
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.scenario import Scenario, Variation, names
 from guestclock.scenario import load as load_scenario
+from guestclock.scenario.document import Arm64HostTable, HostTable
 from guestclock.scenario.quantity import Duration, did_you_mean
 from guestclock.vmm import recipe as recipes
+from guestclock.vmm.clocks import ARM64, X86_64, clocks_of
 
 MAX_VCPUS = 8
+SITES = {X86_64: Site(), ARM64: Site(khz=62_500)}
+"""The usual host: an arm64 counter counts 16 ns, as QEMU's does."""
+
 DEFAULT_KERNELS = {X86_64: "linux-6.12", ARM64: "linux-6.12-arm64"}
 
 
@@ -93,7 +97,14 @@ def _recipe(
         raise UserError(f"{name!r} is neither a recipe nor a scenario{near}") from None
     meant = policy(given, recipe.policy, recipe.arch)
     kernels = _of_arch(name, recipe.arch, kernels)
-    spec = Spec(recipe=name, policy=meant.clocks, properties=tuple(properties), **_vcpus(vcpus), **_spec(changes))
+    spec = Spec(
+        recipe=name,
+        policy=meant.clocks,
+        properties=tuple(properties),
+        sites=(SITES[recipe.arch],),
+        **_vcpus(vcpus),
+        **_spec(changes),
+    )
     fix = fix_of(recipe)
     fix_policy = None if fix is None else policy(given, recipes.load(fix[0]).policy, recipe.arch)
     for kernel in kernels:
@@ -120,14 +131,23 @@ def _scenario(
                 vcpus=scenario.vcpus,
                 policy=meant.clocks,
                 properties=tuple(properties),
+                sites=(SITES[scenario.arch],),
                 # The parameter of 2023 is a delayed work: without it nothing would happen.
                 periodic="periodic-masterclock" in kernel,
                 **{"after_ns": Spec().after_ns + variation.wait_ns, **_spec(changes)},
             )
             site = spec.sites[0]
-            if variation.host.tsc_khz:
-                spec = spec.but(sites=(replace(site, khz=variation.host.tsc_khz),))
+            spec = spec.but(sites=(_site(site, variation.host),))
             yield Target(scenario.name, scenario.about, kernel, _varied(variation), spec, meant)
+
+
+def _site(usual: Site, host: HostTable | Arm64HostTable) -> Site:
+    """The host that a scenario's variation asks for."""
+    if isinstance(host, HostTable):
+        return replace(usual, khz=host.tsc_khz or usual.khz)
+    khz = usual.khz if host.counter_hz is None else host.counter_hz // 1000
+    vhe = usual.vhe if host.vhe is None else host.vhe
+    return replace(usual, khz=khz, vhe=vhe, ecv=bool(host.ecv))
 
 
 def _of_arch(name: str, arch: str, kernels: Sequence[str]) -> Sequence[str]:

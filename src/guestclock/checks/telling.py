@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Question
-from guestclock.checks.clocks import CLOCKS
 from guestclock.checks.spec import Spec
 from guestclock.checks.story import Rule, Step, Story, when
 from guestclock.checks.watch import Watch
@@ -17,6 +16,7 @@ from guestclock.checks.world import Call, Outcome
 from guestclock.explore.replay import Done, IntegerWorld
 from guestclock.kvm.record import as_json
 from guestclock.sim.trace import Event
+from guestclock.vmm.clocks import CLOCKS
 
 
 class Teller:

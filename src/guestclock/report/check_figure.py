@@ -7,7 +7,6 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from guestclock.checks.clocks import COUNTED
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import clock_error_ns
@@ -18,6 +17,7 @@ from guestclock.report.check_story import told
 from guestclock.report.check_words import amount, khz_of, who_named
 from guestclock.report.figure import CLOCK_TITLES, COLOURS, ERROR_UNITS, TO_SCALE, WIDTHS, check_suffix
 from guestclock.report.numbers import duration
+from guestclock.vmm.clocks import COUNTED
 
 WIDTH, COLUMNS = 9.0, 120
 VISIBLE = 200

@@ -9,10 +9,10 @@ from typing import Any
 
 from guestclock.abi.arm64 import TIMER_REGS
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
-from guestclock.checks.clocks import CLOCKS
 from guestclock.checks.story import Rule, Step, Story
 from guestclock.report.check_words import amount, khz_of
 from guestclock.report.numbers import clock_value, duration, folded, grouped
+from guestclock.vmm.clocks import CLOCKS
 
 Line = tuple[str, str]
 MSR_NAMES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from guestclock.checks.clocks import COUNTED
 from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED, Result, Verdict
 from guestclock.report.numbers import duration, grouped, short_duration
+from guestclock.vmm.clocks import COUNTED
 
 SHOWN = {VIOLATED: "VIOLATED", UNDECIDED: "UNDECIDED", HOLDS: "holds", VACUOUS: "not asked"}
 ORDER = (VIOLATED, UNDECIDED, HOLDS, VACUOUS)

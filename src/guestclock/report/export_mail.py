@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from guestclock import __version__
 from guestclock.checks.architecture import arch_of
-from guestclock.checks.clocks import X86_64
 from guestclock.checks.replay_file import ReplayFile, portable
 from guestclock.checks.story import Story
 from guestclock.report.check_replay import what
 from guestclock.report.check_story import rule_told, told
 from guestclock.report.check_words import amount, khz_of, span, who_named
 from guestclock.report.numbers import folded, grouped
+from guestclock.vmm.clocks import X86_64
 
 WIDTH = 72
 PLAIN = str.maketrans({"−": "-", "µ": "u", "—": "-", "–": "-", "…": "...", "±": "+-", "×": "x"})

@@ -13,7 +13,6 @@ from typing import Any
 from guestclock import __version__
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
 from guestclock.checks.architecture import arch_of
-from guestclock.checks.clocks import X86_64
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import TimedCall, timed_calls
@@ -24,6 +23,7 @@ from guestclock.report.check_story import story_lines
 from guestclock.report.check_words import amount, khz_of
 from guestclock.report.export_mail import PLAIN
 from guestclock.report.numbers import folded
+from guestclock.vmm.clocks import X86_64
 
 MSRS = {
     MSR_IA32_TSC: "MSR_IA32_TSC",

@@ -67,12 +67,15 @@ def _steps() -> list[Entry]:
     """The steps of which a scenario is made, with their keys."""
     from guestclock.scenario.verbs import VERBS
 
-    found = []
-    for actor, verbs in VERBS.items():
-        for name, verb in verbs.items():
-            where = ", ".join(place for place in ("model", "kvm", "lab") if place in verb.runs_on)
-            found.append(Entry(f'{actor} = "{name}"', _keys(verb), where))
-    return found
+    found: dict[tuple[type, str], Entry] = {}
+    for arch, actors in VERBS.items():
+        for actor, verbs in actors.items():
+            for name, verb in verbs.items():
+                places = ", ".join(place for place in ("model", "kvm", "lab") if place in verb.runs_on)
+                everywhere = all(verbs_of[actor].get(name) is verb for verbs_of in VERBS.values())
+                where = places if everywhere else f"{arch}; {places}"
+                found.setdefault((verb, name), Entry(f'{actor} = "{name}"', _keys(verb), where))
+    return list(found.values())
 
 
 def _keys(verb: type) -> str:

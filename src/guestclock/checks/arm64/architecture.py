@@ -11,13 +11,13 @@ from guestclock.checks.arm64.host import ExploredArm64Machine
 from guestclock.checks.arm64.state import state_of
 from guestclock.checks.arm64.telling import Arm64Teller
 from guestclock.checks.arm64.windows import WindowTracker
-from guestclock.checks.clocks import ARM64, clocks_of
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import apart
 from guestclock.explore.run import World
 from guestclock.kvm import api
 from guestclock.kvm.model.arm64 import Arm64Kvm
 from guestclock.sim import Emit
+from guestclock.vmm.clocks import ARM64, clocks_of
 
 COUNTS = {"cntvct": abi.KVM_REG_ARM_TIMER_CNT, "cntpct": abi.KVM_REG_ARM_PTIMER_CNT}
 """The register by which KVM reads and sets a counter."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, both_ways, events_of, guest_windows, name_of, question
-from guestclock.checks.clocks import ARM64
 from guestclock.checks.questions.monotonic import across_vcpus, per_vcpu
 from guestclock.checks.questions.policy import across, from_call_to_call, from_guest_to_guest
 from guestclock.checks.questions.together import agree
 from guestclock.checks.windows import apart
 from guestclock.checks.world import Outcome
+from guestclock.vmm.clocks import ARM64
 
 ARM = (ARM64,)
 

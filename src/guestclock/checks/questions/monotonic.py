@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Instant, events_of, guest_windows, name_of, question
-from guestclock.checks.clocks import CLOCKS
 from guestclock.checks.windows import GuestWindow, apart
 from guestclock.checks.world import Outcome
+from guestclock.vmm.clocks import CLOCKS
 
 
 def back(outcome: Outcome, earlier: GuestWindow, later: GuestWindow, clock: str) -> Ask:

@@ -25,9 +25,9 @@ from guestclock.checks.asks import (
     scaled,
     section,
 )
-from guestclock.checks.clocks import CLOCKS
 from guestclock.checks.windows import BOOT, GuestWindow, apart
 from guestclock.checks.world import Call, Outcome
+from guestclock.vmm.clocks import CLOCKS
 
 
 def across(outcome: Outcome) -> Iterator[tuple[Any, Any]]:

@@ -17,10 +17,10 @@ from guestclock.checks.asks import (
     same_half,
     scaled,
 )
-from guestclock.checks.clocks import CLOCKS
 from guestclock.checks.windows import BOOT, GuestWindow, apart
 from guestclock.checks.world import Outcome
 from guestclock.kvm import api
+from guestclock.vmm.clocks import CLOCKS
 
 KVMCLOCK_PPM = TSC_PPM = 1
 """RAW and the page round their scales to within 0.0003 ppm, a ratio to within 0.0003 ppm: 1 ppm is none of these."""

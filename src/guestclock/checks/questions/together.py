@@ -16,9 +16,9 @@ from guestclock.checks.asks import (
     name_of,
     question,
 )
-from guestclock.checks.clocks import CLOCKS
 from guestclock.checks.windows import GuestWindow, apart, surely_before
 from guestclock.checks.world import Outcome
+from guestclock.vmm.clocks import CLOCKS
 
 
 @question(

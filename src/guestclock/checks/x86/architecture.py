@@ -7,7 +7,6 @@ from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC
 from guestclock.checks.architecture import Architecture
-from guestclock.checks.clocks import X86_64, clocks_of
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.restored import left
@@ -19,6 +18,7 @@ from guestclock.kvm import api
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm
 from guestclock.kvm.model.x86.timers import KernelTimers
 from guestclock.sim import Emit
+from guestclock.vmm.clocks import X86_64, clocks_of
 
 
 def _kvm(world: World, site: Site, profile: Any, emit: Emit | None, spec: Spec) -> X86Kvm:

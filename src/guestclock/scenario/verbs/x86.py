@@ -1,21 +1,23 @@
-"""The steps a scenario may take: each verb's keys, what they mean, and the sentence a reader is shown.
-
-What a verb does when it is played is in `guestclock.vmm.steps`.
-"""
+"""x86's steps: TSC, kvmclock, MSRs. What a verb does when it is played is in `guestclock.vmm.steps`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import msgspec
 
-from guestclock.scenario.quantity import Cycles, Duration, Nanoseconds, Number, Step
+from guestclock.scenario import verb as verbs
+from guestclock.scenario.quantity import Cycles, Nanoseconds, Number
 from guestclock.scenario.situation import Situation, Wrong
-from guestclock.scenario.verb import ANYWHERE, LAB, MODEL, VERBS, OnVcpus, Verb, verb
+from guestclock.scenario.verb import LAB, MODEL, OnVcpus, Verb, as_saved
+from guestclock.scenario.verbs import common
+from guestclock.vmm.clocks import X86_64
 
 MIN_KHZ = 1_000
 MAX_KHZ = 2**32 - 1
-MAX_VCPUS = 64
+
+verb = partial(verbs.verb, arch=(X86_64,))
 
 
 def check_khz(key: str, khz: int, *, zero: bool) -> None:
@@ -27,88 +29,7 @@ def check_khz(key: str, khz: int, *, zero: bool) -> None:
         raise Wrong(key, f"{khz} kHz, expected {also}{MIN_KHZ} to {MAX_KHZ} kHz (near zero can hang a host)")
 
 
-def _some_vcpus(key: str, count: int) -> None:
-    if not 1 <= count <= MAX_VCPUS:
-        raise Wrong(key, f"{count}, expected 1 to {MAX_VCPUS} vCPUs")
-
-
 # ---- what the VMM does
-
-
-class Wait(Verb):
-    value: Duration = msgspec.field(name="wait")
-
-    def sentence(self) -> str:
-        return f"{self.value} pass"
-
-
-Wait.actor, Wait.name, Wait.runs_on = "vmm", "wait", ANYWHERE
-
-
-@verb("vmm", "create-vm")
-class CreateVm(Verb):
-    """The steps after it act on the new VM. vcpus: as many as the first one had, if left out. boot: run each once."""
-
-    count: int | None = msgspec.field(name="vcpus", default=None)
-    boot: bool = False
-
-    def sentence(self) -> str:
-        with_ = "" if self.count is None else f" with {self.count} vCPU{'s' if self.count != 1 else ''}"
-        return f"a new VM{with_}{'' if self.boot else ', not yet run'}"
-
-    def compile(self, now: Situation) -> dict[str, Any]:
-        count = now.default_vcpus if self.count is None else self.count
-        _some_vcpus("vcpus", count)
-        now.new_vm(count)
-        return {**super().compile(now), "count": count}
-
-
-@verb("vmm", "create-vcpu")
-class CreateVcpu(Verb):
-    count: int = 1
-
-    def sentence(self) -> str:
-        return "a vCPU is plugged in" if self.count == 1 else f"{self.count} vCPUs are plugged in"
-
-    def after(self, now: Situation) -> None:
-        _some_vcpus("count", self.count)
-        now.vcpus += self.count
-        _some_vcpus("count", now.vcpus)
-
-
-@verb("vmm", "run")
-class Run(OnVcpus):
-    def sentence(self) -> str:
-        return f"{self.who}: KVM_RUN, in and out"
-
-
-@verb("vmm", "start")
-class Start(OnVcpus):
-    def sentence(self) -> str:
-        return f"{self.who}: into KVM_RUN, to stay"
-
-    def after(self, now: Situation) -> None:
-        now.running_since |= dict.fromkeys(self.vcpu.among(now.vcpus), now.step)
-
-
-@verb("vmm", "kick")
-class Kick(OnVcpus):
-    def sentence(self) -> str:
-        return f"{self.who}: kicked out of KVM_RUN"
-
-    def acting(self, now: Situation) -> tuple[int, ...]:
-        chosen = self.vcpu.among(now.vcpus) if self.vcpu.chosen else tuple(sorted(now.running_since))
-        for index in chosen:
-            now.need_vcpu(index)
-            if index not in now.running_since:
-                raise Wrong("vcpu", f"vCPU {index} is not in KVM_RUN: 'start' it first")
-        if not chosen:
-            raise Wrong("vcpu", "no vCPU is in KVM_RUN: 'start' one first")
-        return chosen
-
-    def after(self, now: Situation) -> None:
-        for index in self.acting(now):
-            del now.running_since[index]
 
 
 @verb("vmm", "get-tsc")
@@ -116,7 +37,7 @@ class GetTsc(OnVcpus):
     save: str | None = msgspec.field(name="as", default=None)
 
     def sentence(self) -> str:
-        return f"{self.who}: MSR_IA32_TSC is read{_as(self.save)}"
+        return f"{self.who}: MSR_IA32_TSC is read{as_saved(self.save)}"
 
 
 @verb("vmm", "set-tsc")
@@ -132,7 +53,7 @@ class GetTscOffset(OnVcpus):
     save: str | None = msgspec.field(name="as", default=None)
 
     def sentence(self) -> str:
-        return f"{self.who}: the TSC offset is read{_as(self.save)}"
+        return f"{self.who}: the TSC offset is read{as_saved(self.save)}"
 
 
 @verb("vmm", "set-tsc-offset")
@@ -172,17 +93,8 @@ class GetTscKhz(OnVcpus):
 
 
 @verb("vmm", "read-clock")
-class ReadClock(Verb):
-    """The host's clock, as a VMM reads it."""
-
+class ReadClock(common.ReadClock):
     clock: Literal["tsc", "realtime", "monotonic", "monotonic_raw", "boottime"]
-    save: str | None = msgspec.field(name="as", default=None)
-
-    def sentence(self) -> str:
-        return f"the VMM reads the host's {self.clock}{_as(self.save)}"
-
-    def saves(self, now: Situation, name: str, acting: tuple[int, ...]) -> None:
-        now.save(name, "cycles" if self.clock == "tsc" else "ns")
 
 
 @verb("vmm", "get-clock")
@@ -192,12 +104,12 @@ class GetClock(Verb):
     save: str | None = msgspec.field(name="as", default=None)
 
     def sentence(self) -> str:
-        return f"KVM_GET_CLOCK{_as(self.save)}"
+        return f"KVM_GET_CLOCK{as_saved(self.save)}"
 
     def saves(self, now: Situation, name: str, acting: tuple[int, ...]) -> None:
         now.save(name, "ns")
         now.save(f"{name}.realtime", "ns")
-        now.save(f"{name}.host_tsc", "cycles")
+        now.save(f"{name}.host_tsc", now.counts)
 
 
 @verb("vmm", "set-clock")
@@ -239,19 +151,6 @@ class SetMsr(OnVcpus):
         return f"{self.who}: MSR {self.index:#x} := {self.value}, by the VMM"
 
 
-@verb("vmm", "move-to-cpu")
-class MoveToCpu(OnVcpus):
-    cpu: int
-
-    def acting(self, now: Situation) -> tuple[int, ...]:
-        if self.cpu < 0:
-            raise Wrong("cpu", f"{self.cpu}, expected a physical CPU, counted from 0")
-        return super().acting(now)
-
-    def sentence(self) -> str:
-        return f"{self.who}: moves to physical CPU {self.cpu}"
-
-
 @verb("vmm", "stop-all-tscs", on={MODEL})
 class StopAllTscs(Verb):
     """The assistance that was asked for in 2010 and never came (overlay stop-all-tscs)."""
@@ -259,7 +158,7 @@ class StopAllTscs(Verb):
     save: str | None = msgspec.field(name="as", default=None)
 
     def sentence(self) -> str:
-        return f"the kernel stops every vCPU's TSC at one instant{_as(self.save)}"
+        return f"the kernel stops every vCPU's TSC at one instant{as_saved(self.save)}"
 
 
 @verb("vmm", "start-all-tscs", on={MODEL})
@@ -286,10 +185,10 @@ class Read(OnVcpus):
     save: str | None = msgspec.field(name="as", default=None)
 
     def sentence(self) -> str:
-        return f"{self.who}: the guest reads its clocks{_as(self.save)}"
+        return f"{self.who}: the guest reads its clocks{as_saved(self.save)}"
 
     def saves(self, now: Situation, name: str, acting: tuple[int, ...]) -> None:
-        now.save(name, "cycles", acting)
+        now.save(name, now.counts, acting)
         now.save(f"{name}.kvmclock", "ns")
 
 
@@ -332,7 +231,7 @@ class ReadMsr(OnVcpus):
         return super().acting(now)
 
     def sentence(self) -> str:
-        return f"{self.who}: the guest reads MSR {self.index:#x}{_as(self.save)}"
+        return f"{self.who}: the guest reads MSR {self.index:#x}{as_saved(self.save)}"
 
 
 @verb("guest", "clear-stopped")
@@ -353,12 +252,6 @@ class EnterL2(OnVcpus):
         return f"{self.who}: the guest enters an L2 with TSC offset {self.value}{scaled}"
 
 
-@verb("guest", "exit-l2", on={MODEL})
-class ExitL2(OnVcpus):
-    def sentence(self) -> str:
-        return f"{self.who}: the L2 exits to its hypervisor"
-
-
 # ---- what happens to the host
 
 
@@ -376,47 +269,27 @@ class MarkTscUnstable(Verb):
         return "the host finds its TSC unstable"
 
 
-@verb("host", "step-realtime", on={MODEL, LAB})
-class StepRealtime(Verb):
-    value: Step
+@verb("host", "sleep", on={MODEL})
+class Sleep(common.Sleep):
+    """tsc: what the counter does meanwhile: "running", "stopped" or "reset" (starts again at 0).
 
-    def sentence(self) -> str:
-        return f"the host's wall clock is stepped by {self.value}"
+    kind: "s3", or "s2idle", in which it can but run.
+    """
 
-
-@verb("host", "adjust-frequency", on={MODEL, LAB})
-class AdjustFrequency(Verb):
-    ppb: int
+    tsc: Literal["running", "stopped", "reset"] = "running"
+    kind: Literal["s3", "s2idle"] | None = None
 
     def acting(self, now: Situation) -> tuple[int, ...]:
-        if abs(self.ppb) > 500_000:
-            raise Wrong("ppb", f"{self.ppb}, expected -500000 to 500000 (what adjtimex takes)")
+        if self.kind == "s2idle" and self.tsc != "running":
+            raise Wrong("tsc", f"{self.tsc!r}, expected 'running' in s2idle, which takes no hardware down")
         return ()
 
     def sentence(self) -> str:
-        return f"NTP makes the host's clock run {abs(self.ppb)} ppb {'fast' if self.ppb >= 0 else 'slow'}"
-
-
-@verb("host", "sleep", on={MODEL})
-class Sleep(Verb):
-    """tsc: what the counter does meanwhile: "running", "stopped" or "reset" (starts again at 0)."""
-
-    value: Duration
-    tsc: Literal["running", "stopped", "reset"] = "running"
-
-    def sentence(self) -> str:
         how = {"running": "counts on", "stopped": "stands still", "reset": "starts again at 0"}[self.tsc]
-        return f"the host sleeps for {self.value}; its TSC {how}"
-
-
-def _as(save: str | None) -> str:
-    return "" if save is None else f", as ${save}"
+        idle = " in s2idle" if self.kind == "s2idle" else ""
+        return f"the host sleeps for {self.value}{idle}; its TSC {how}"
 
 
 def _msr(index: int) -> None:
     if not 0 <= index < 2**32:
         raise Wrong("index", f"{index}, expected an MSR's index, 0 to 0xffffffff")
-
-
-# VERBS is complete once this module is loaded: take it from here, not from `verb`.
-__all__ = ["MAX_VCPUS", "VERBS", "Sleep", "Wait", "check_khz"]
