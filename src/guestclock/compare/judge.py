@@ -8,7 +8,7 @@ from typing import Any
 
 from guestclock.arith import s64, tsc_khz_tolerance
 from guestclock.compare.aligned import EARLY, LATE, MIDDLE, Circumstances, NotAligned, operations, run_aligned
-from guestclock.kvm.device.tracefs import parse_fields
+from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.sim import Event, Trace
 
 NO_TSC = ("Wait", "CreateVm", "GetClock", "SetClock")
