@@ -13,7 +13,7 @@ from guestclock.compare.x86.aligned import run_aligned
 from guestclock.compare.x86.comparison import X86Comparison
 from guestclock.errors import UserError
 from guestclock.inspect.host import HostReport, classify
-from guestclock.kvm.device.tracefs import parse_fields
+from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.runs.real import from_lines
 from guestclock.sim import Trace
 from guestclock.vmm.on_device import run_program

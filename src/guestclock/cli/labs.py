@@ -24,17 +24,22 @@ def setup(
             metavar="KERNEL",
         ),
     ] = None,
+    arch: Annotated[
+        str,
+        typer.Option("--arch", help="Whose kernels: x86 (the default) or arm64.", metavar="ARCH"),
+    ] = "x86",
 ) -> None:
     """Fetch kernels, and QEMU if there is none.
 
     Debian's packages, by this machine's apt, and as any user: they are unpacked into a cache ($GUESTCLOCK_LAB_CACHE, or
     guestclock/lab in ~/.cache), nothing is installed. What is there already is left alone, so after the first time
-    nothing needs the network. A qemu-system-x86_64 on PATH is preferred to a fetched one.
+    nothing needs the network. A QEMU on PATH is preferred to a fetched one.
     """
+    from guestclock.lab.arch import arch_of
     from guestclock.lab.setup import DEFAULT_KERNELS
     from guestclock.lab.setup import setup as set_up
 
-    set_up(kernel or DEFAULT_KERNELS, progress=print)
+    set_up(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print)
 
 
 @lab_app.command()

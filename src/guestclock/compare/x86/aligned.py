@@ -11,7 +11,7 @@ from typing import Any
 from guestclock.arith import u64
 from guestclock.compare.aligned import Aligned, Circumstances
 from guestclock.kvm.api import Op, Run
-from guestclock.kvm.device.tracefs import parse_fields
+from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
 from guestclock.kvm.model.x86.run import lock

@@ -8,7 +8,7 @@ from guestclock.abi.ioctl import KVM_CLOCK_TSC_STABLE
 from guestclock.arith import s64, tsc_khz_tolerance
 from guestclock.compare.aligned import operations
 from guestclock.compare.comparison import Comparison, Unknown
-from guestclock.kvm.device.tracefs import parse_fields
+from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.linux.clocksource import clocksource
 from guestclock.sim import Event, Trace
 

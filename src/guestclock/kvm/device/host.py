@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable, Mapping
 from struct import pack_into
 
 from guestclock.errors import UserError
@@ -22,16 +23,17 @@ _CLOCKS = {
 _TIMEX_SIZE, _ADJ_FREQUENCY = 208, 2
 
 
-def read_clock(clock: str) -> tuple[int, tuple[int, int]]:
-    """(ns, or cycles for "tsc"; sandwich)."""
-    if clock == "tsc":
-        value = native.rdtsc()
-        return value, (value, value)
+def read_clock(clock: str, registers: Mapping[str, Callable[[], int]]) -> tuple[int, tuple[int, int]]:
+    """(ns, or what one of the architecture's own `registers` reads; sandwich)."""
+    if clock in registers:
+        value = registers[clock]()
+        now = native.counter()
+        return value, (value, value) if registers[clock] is native.counter else (now, now)
     if clock not in _CLOCKS:
-        raise UserError(f"ReadHostClock: unknown clock {clock!r} (known: tsc, {', '.join(_CLOCKS)})")
-    before = native.rdtsc()
+        raise UserError(f"ReadHostClock: unknown clock {clock!r} (known: {', '.join([*registers, *_CLOCKS])})")
+    before = native.counter()
     value = time.clock_gettime_ns(_CLOCKS[clock])
-    return value, (before, native.rdtsc())
+    return value, (before, native.counter())
 
 
 def clocksource() -> str:
