@@ -1,7 +1,7 @@
 """arm64: counters, registers, hypercalls and timer tracepoints, real against model.
 
 A vCPU's counter is the host's less an offset. So real offset minus model offset is one number from whatever set it to
-whatever sets it anew, and every reading bounds it: by value it lies within the sandwich of the write, by offset it is 0.
+whatever sets it anew, and every reading bounds it: by value it lies in the sandwich of the write, by offset it is 0.
 """
 
 from __future__ import annotations
