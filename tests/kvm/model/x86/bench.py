@@ -9,7 +9,7 @@ from typing import Any
 from guestclock.kvm.api import Host, Vm, serve
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import KvmOptions, Profile, VcpuTime, VmTime, X86Kvm
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, Event, Scheduler, Timeline, Trace
 
 S = 10**9
@@ -34,7 +34,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.timeline = Timeline(self.section_ns * PS_PER_NS)
         self.scheduler = Scheduler(self.timeline, self.step_ps or self.step_ns * PS_PER_NS)
-        self.machine = Machine(self.timeline, self.spec, scheduler=self.scheduler)
+        self.machine = X86Machine(self.timeline, self.spec, scheduler=self.scheduler)
         profile = lookup(self.kernel) if isinstance(self.kernel, str) else self.kernel
         self.kvm = X86Kvm(self.machine, profile, self.scheduler, self.trace.emit, self.options)
         self.host = Host()

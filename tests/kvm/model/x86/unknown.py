@@ -9,7 +9,7 @@ from typing import Any
 
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, State, Timeline
 
 
@@ -117,7 +117,7 @@ class World:
         step_ps: int = 1_234_567,
     ) -> None:
         self.timeline = UnknownTimeline(wrap, 20_011)
-        self.machine = Machine(self.timeline, spec or HostSpec())
+        self.machine = X86Machine(self.timeline, spec or HostSpec())
         self.step_ps = step_ps
         self.actors: list[list[Any]] = []
         self.kvm = X86Kvm(self.machine, lookup(kernel), self, None, options)
