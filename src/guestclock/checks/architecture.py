@@ -65,4 +65,5 @@ def architecture(arch: str) -> Architecture:
 
 def arch_of(kernel: str) -> str:
     """The architecture of a kernel's profile."""
-    return lookup(kernel).arch
+    arch: str = lookup(kernel).arch
+    return arch

@@ -33,41 +33,30 @@ class Explored(Machine):
     From one reading to the next a clock advances by the time between them, give or take slew_ppm (and MULT_PPM; with a
     slew of 0 it is true time); REALTIME is within skew_ns of true time, and with a skew of 0 it is true time.
     The integer timekeeper is held against this contract by tests/checks/test_host.py. To be inherited together with an
-    architecture's machine, before it.
+    architecture's machine, before it; `explore` comes first.
     """
 
-    def __init__(self, world: World, site: Site, spec: Any) -> None:
+    spec: Any
+
+    def explore(self, world: World, site: Site) -> None:
+        """Under which world's unknown times this machine's clocks are read."""
         self.world, self.site = world, site
         self.contracts: set[str] = set()
-        super().__init__(world, spec)  # type: ignore[arg-type]
-        self._monotonic, self._realtime = _Slewed(), _Slewed()
+        self.monotonic, self.realtime = _Slewed(), _Slewed()
 
     def _ticks(self, ps: Any) -> None:
         """Ticks move no clock that is exact here."""
 
     def ktime_get_ns(self, cpu: int = 0) -> Any:
         self.world.read_ps()
-        return self._slewed("monotonic", self._monotonic)
+        return self.slewed("monotonic", self.monotonic)
 
     def ktime_get_boottime_ns(self, cpu: int = 0) -> Any:
         return self.ktime_get_ns(cpu)
 
     def ktime_get_real_ns(self, cpu: int = 0) -> Any:
         self.world.read_ps()
-        return self._slewed("realtime", self._realtime)
-
-    def get_kvmclock_base_ns(self, base: str = "raw", cpu: int = 0) -> Any:
-        return self.ktime_get_ns(cpu) if base == "boottime" else super().get_kvmclock_base_ns(base, cpu)
-
-    def get_time_and_clockread(self, base: str = "raw", cpu: int = 0) -> Any:
-        if base != "boottime":
-            return super().get_time_and_clockread(base, cpu)
-        read = self._clockread(cpu)
-        return None if read is None else (self._slewed("monotonic", self._monotonic), read[1])
-
-    def get_realtime_and_clockread(self, cpu: int = 0) -> Any:
-        read = self._clockread(cpu)
-        return None if read is None else (self._slewed("realtime", self._realtime), read[1])
+        return self.slewed("realtime", self.realtime)
 
     def step_realtime(self, ns: int) -> None:
         raise UserError("check: a step of the host's REALTIME is not explored; use 'guestclock run'")
@@ -78,7 +67,7 @@ class Explored(Machine):
     async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3") -> None:
         raise UserError("check: the host's sleep is not explored; use 'guestclock run'")
 
-    def _slewed(self, name: str, clock: _Slewed) -> Any:
+    def slewed(self, name: str, clock: _Slewed) -> Any:
         """A reading at the instant of the latest clock read, one that the bounds allow after the one before it."""
         world, site = self.world, self.site
         instant, since = world.latest, clock.instant

@@ -10,7 +10,7 @@ from guestclock.errors import UserError
 from guestclock.kvm.api import Host, Kick, MoveToCpu, Op, Peek, Start, serve
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import X86Kvm
-from guestclock.machine import Machine
+from guestclock.machine import X86Machine
 from guestclock.scenario import Variation
 from guestclock.sim import Deadlock, Scheduler, Timeline, Trace, drawn_ps
 from guestclock.vmm.steps import play
@@ -38,7 +38,7 @@ def run_model(variation: Variation, *, kernel: str, seed: int | None = None, tsc
         timeline = Timeline(drawn_ps(Random(f"{seed} reads"), *DRAWN_READ_PS))
         scheduler = Scheduler(timeline, drawn_ps(Random(f"{seed} steps"), *DRAWN_STEP_PS))
     spec = variation.host.spec(**({} if tsc_khz is None else {"tsc_khz": tsc_khz}))
-    machine = Machine(timeline, spec, scheduler=scheduler)
+    machine = X86Machine(timeline, spec, scheduler=scheduler)
     rates = {"tsc_khz": machine.tsc_khz, "tsc_hz": str(spec.true_hz), "tsc_start": spec.first_tsc}
     scaling = {"tsc_frac_bits": spec.tsc_scaling_frac_bits, "tsc_tolerance_ppm": spec.tsc_tolerance_ppm}
     trace = Trace({"on": "model", "kernel": kernel, **rates, **scaling, "clocksource": machine.clocksource})

@@ -108,7 +108,7 @@ class Arm64HostTable(msgspec.Struct, forbid_unknown_fields=True):
 
     def spec(self, **otherwise: Any) -> Any:
         """The machine. otherwise: what holds for keys that the file does not set. Raises UserError."""
-        from guestclock.machine import Arm64Spec  # type: ignore[attr-defined]
+        from guestclock.machine import Arm64Spec
 
         return Arm64Spec(**{**otherwise, **_given(self)})
 

@@ -75,9 +75,9 @@ class Arm64Teller(Teller):
         profile = lookup(self.spec.kernel)
         ops = [s.data["op"] for s in steps if s.kind == "call"]
         if any(op["op"] == "CreateVcpu" for op in ops):
-            yield rule_at(profile, hooks.vcpu_init)
+            yield rule_at(profile, hooks.creation_offsets)
         if any(op["op"] == "SetOneReg" for op in ops):
-            yield rule_at(profile, hooks.set_counter)
+            yield rule_at(profile, hooks.write_counter)
 
     def saved(self, op: Any, answer: Any) -> tuple[str, int] | None:
         if op.name == "GetOneReg" and op.id in COUNTS and isinstance(answer, int):

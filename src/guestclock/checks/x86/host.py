@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from guestclock.checks.host import Explored
 from guestclock.checks.spec import Site
 from guestclock.explore.run import Between, World
 from guestclock.kvm.model.x86.timers import KernelTimers
-from guestclock.machine import HostSpec
+from guestclock.machine import HostSpec, X86Machine
 
 
-class ExploredX86Machine(Explored):
+class ExploredX86Machine(Explored, X86Machine):
     """The machine of a site."""
 
     def __init__(self, world: World, site: Site) -> None:
-        super().__init__(
-            world,
-            site,
-            HostSpec(
-                tsc_khz=site.khz,
-                tsc_hz=Fraction(site.true_hz) if site.true_hz else None,
-                uptime_ns=site.uptime_ns,
-                tsc_scaling=site.scaling or None,
-                clocksource=site.clocksource,
-            ),
+        self.explore(world, site)
+        spec = HostSpec(
+            tsc_khz=site.khz,
+            tsc_hz=Fraction(site.true_hz) if site.true_hz else None,
+            uptime_ns=site.uptime_ns,
+            tsc_scaling=site.scaling or None,
+            clocksource=site.clocksource,
         )
+        X86Machine.__init__(self, world, spec)  # type: ignore[arg-type]
+
+    def get_kvmclock_base_ns(self, base: str = "raw", cpu: int = 0) -> Any:
+        return self.ktime_get_ns(cpu) if base == "boottime" else super().get_kvmclock_base_ns(base, cpu)
+
+    def get_time_and_clockread(self, base: str = "raw", cpu: int = 0) -> Any:
+        if base != "boottime":
+            return super().get_time_and_clockread(base, cpu)
+        read = self._clockread(cpu)
+        return None if read is None else (self.slewed("monotonic", self.monotonic), read[1])
+
+    def get_realtime_and_clockread(self, cpu: int = 0) -> Any:
+        read = self._clockread(cpu)
+        return None if read is None else (self.slewed("realtime", self.realtime), read[1])
 
 
 class ExploredTimers:

@@ -13,9 +13,9 @@ from guestclock.compare.aligned import Aligned, Circumstances
 from guestclock.kvm.api import Op, Run
 from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.kvm.model import lookup
+from guestclock.kvm.model.mutex import lock
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
-from guestclock.kvm.model.x86.run import lock
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Trace
 
 
@@ -45,7 +45,7 @@ class X86Aligned(Aligned):
             hz=meta.get("hz", 250),
             cpus=8,
         )
-        self.machine = Machine(self.timeline, spec, scheduler=self.scheduler)
+        self.machine = X86Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace.meta |= {"kernel": profile, "tsc_khz": meta["tsc_khz"]}
         options = KvmOptions(work_latency_ns=told.work_latency_ns)
         self.kvm = X86Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)
