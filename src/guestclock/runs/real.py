@@ -27,8 +27,8 @@ def run_kvm(variation: Variation) -> Trace:
 def run_lab(variations: Sequence[Variation], kernel: str, cpu: str = "") -> list[Trace]:
     """On `kernel` in the lab: virtual time, the same bytes each run. One boot for all that ask for one host.
 
-    cpu: what an arm64 kernel runs on, "" for the usual. UserError where a tool or the image is missing, or a step cannot
-    be done.
+    cpu: what an arm64 kernel runs on, "" for the usual. UserError where a tool or the image is missing, or a step
+    cannot be done.
     """
     by_host: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for index, variation in enumerate(variations):
