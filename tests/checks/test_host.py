@@ -13,7 +13,7 @@ from guestclock.arith.affine import Form
 from guestclock.checks.host import CONTRACT, ExploredMachine
 from guestclock.checks.spec import Site
 from guestclock.linux.ntp import MAX_FREQ_PPB
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, Timeline
 
 KHZ = st.sampled_from([999_999, 2_100_000, 2_596_122, 2_900_000, 3_400_001])
@@ -34,7 +34,7 @@ class Told:
         self.rows = 0
         self.timeline = Timeline()
         site = Site(tsc_khz=khz, slew_ppm=slew_ppm)
-        self.real = Machine(self.timeline, HostSpec(tsc_khz=khz, uptime_ns=site.uptime_ns))
+        self.real = X86Machine(self.timeline, HostSpec(tsc_khz=khz, uptime_ns=site.uptime_ns))
         self.explored = ExploredMachine(self, site)  # type: ignore[arg-type]
         self.before = site.uptime_ns
 

@@ -99,8 +99,8 @@ def _seen(story: Story, before: Reading, after: Reading, clock: str, amount: Spa
     """What a guest sees of a break: the difference since its VM's last moment in the guest, where that is known; else
     all of it, or nothing where it slept meanwhile and reads no less than before.
     """
-    if before.moves != after.moves and after.guest_until is not None:
-        return amount + story.elapsed(after.rate, after.guest_until, after.instant(clock))
+    if before.moves != after.moves and after.away is not None:
+        return amount + story.elapsed(after.rate, *after.away)
     if before.pauses == after.pauses or after.value(clock) < before.value(clock):
         return amount
     return Span(0, 0)

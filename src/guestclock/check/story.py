@@ -66,7 +66,7 @@ class Reading:
     counters; pages, its page was registered, perhaps elsewhere. in_run: its thread is in KVM_RUN meanwhile, and its
     page may be half written. apart: on arm64 CNTPCT minus CNTVCT at one instant, ticks; None where one is unknown.
     On arm64, where nothing but the VMM moves a counter: fresh, no vCPU of its VM has run yet, so that no guest has seen
-    its counters; guest_until, when one was last in the guest before its counters were last moved.
+    its counters; away, from when one was last in the guest until its counters had been moved, the last time they were.
     """
 
     step: int
@@ -83,7 +83,7 @@ class Reading:
     pages: int = 0
     in_run: bool = False
     fresh: bool = False
-    guest_until: Instant | None = None
+    away: tuple[Instant, Instant] | None = None
 
     @property
     def when(self) -> Instant:

@@ -11,7 +11,7 @@ from guestclock.checks.spec import Site
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
 from guestclock.kvm.model.x86.timers import KernelTimers
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS
 from guestclock.sim.field import integer, text
 from guestclock.sim.state import State
@@ -29,8 +29,8 @@ class _Slewed(State):
     instant = text("the time symbol of that read; empty before the first")
 
 
-class ExploredMachine(Machine):
-    """A Machine whose MONOTONIC, BOOTTIME and REALTIME are readings within bounds, each host's own.
+class ExploredMachine(X86Machine):
+    """An X86Machine whose MONOTONIC, BOOTTIME and REALTIME are readings within bounds, each host's own.
 
     From one reading to the next a clock advances by the time between them, give or take slew_ppm (and MULT_PPM; with a
     slew of 0 it is true time); REALTIME is within skew_ns of true time, and with a skew of 0 it is true time.

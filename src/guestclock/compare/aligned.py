@@ -17,9 +17,9 @@ from guestclock.arith import u64
 from guestclock.kvm.api import Host, Op, Run, Wait, serve
 from guestclock.kvm.device.tracefs import parse_fields
 from guestclock.kvm.model import lookup
+from guestclock.kvm.model.mutex import lock
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
-from guestclock.kvm.model.x86.run import lock
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Event, Scheduler, Timeline, Trace
 from guestclock.sim.checkpoint import cp
 from guestclock.vmm.steps import play
@@ -140,7 +140,7 @@ class _Aligned:
             hz=meta.get("hz", 250),
             cpus=8,
         )
-        self.machine = Machine(self.timeline, spec, scheduler=self.scheduler)
+        self.machine = X86Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace = Trace({"on": "model", "kernel": profile, "tsc_khz": meta["tsc_khz"]})
         options = KvmOptions(work_latency_ns=told.work_latency_ns)
         self.kvm = X86Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)

@@ -38,12 +38,13 @@ class Arm64Reader(Reader):
         hz = trace.meta.get("counter_hz")
         if not isinstance(hz, int) or hz <= 0:
             raise UserError(f"trace: counter_hz: expected the host counter's rate in Hz, got {hz!r}")
-        super().__init__(trace, Fraction(hz), hz, trace.meta.get("counter_start"))
+        true_hz = Fraction(trace.meta.get("counter_true_hz") or hz)
+        super().__init__(trace, true_hz, hz, trace.meta.get("counter_start"))
         self.behind_its_back: set[tuple[int, int]] = set()
         self.ran: dict[int, Instant] = {}
         """By VM, when a vCPU was last in the guest and came out."""
-        self.until: dict[int, Instant] = {}
-        """The same, as it was when the VM's counters were last moved."""
+        self.away: dict[int, tuple[Instant, Instant]] = {}
+        """From then until its counters had been moved, the last time they were."""
 
     def moves(self, event: Event, asked: dict[str, Any]) -> None:
         which = vm, vcpu = asked.get("vm", -1), asked.get("vcpu")
@@ -63,10 +64,11 @@ class Arm64Reader(Reader):
 
     def moved(self, vm: int, vcpu: int | None, event: Event) -> None:
         self.unbroken.moved(vm, vcpu)
+        now = self.told(Span.of(event.end_ps))
         if any(running == vm for running, _ in self.in_run):
-            self.until[vm] = self.told(Span.of(event.end_ps))
+            self.away[vm] = now, now
         elif vm in self.ran:
-            self.until[vm] = self.ran[vm]
+            self.away[vm] = self.ran[vm], now
 
     def done(self, event: Event, asked: dict[str, Any], result: Any) -> None:
         if event.name in ("Run", "Start", "Kick"):
@@ -103,5 +105,5 @@ class Arm64Reader(Reader):
         return Reading(
             self.looks[-1].step, vm, vcpu, event.kind, counts, Rate(), apart=apart, pauses=self.pauses,
             moves=self.unbroken.moves(vm, vcpu), in_run=which in self.in_run,
-            fresh=vm not in self.ran, guest_until=self.until.get(vm),
+            fresh=vm not in self.ran, away=self.away.get(vm),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.kvm.model.x86.unknown import World
+from tests.kvm.model.unknown import World
 
 from guestclock.kvm.api import Host, serve
 from guestclock.sim import State, watching

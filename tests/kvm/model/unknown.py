@@ -7,9 +7,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from guestclock.kvm.model import lookup
-from guestclock.kvm.model.x86 import KvmOptions, X86Kvm
-from guestclock.machine import HostSpec, Machine
+from guestclock.kvm.model import lookup, model_kvm
+from guestclock.machine import Arm64Machine, Arm64Spec, HostSpec, Machine, X86Machine
 from guestclock.sim import PS_PER_NS, State, Timeline
 
 
@@ -102,6 +101,13 @@ class NominalTimers:
         return ns * PS_PER_NS
 
 
+def machine_of(arch: str, timeline: Timeline, spec: Any) -> Machine:
+    """A machine of that architecture; spec: None is its default."""
+    if arch == "x86_64":
+        return X86Machine(timeline, spec or HostSpec())
+    return Arm64Machine(timeline, spec or Arm64Spec())
+
+
 class World:
     """One host, and actors whose steps `run` takes in a fixed order, each actor at its due time: no heap of times.
 
@@ -112,16 +118,18 @@ class World:
         self,
         kernel: str,
         wrap: Callable[[int], Any],
-        spec: HostSpec | None = None,
-        options: KvmOptions | None = None,
+        spec: HostSpec | Arm64Spec | None = None,
+        options: Any = None,
         step_ps: int = 1_234_567,
     ) -> None:
         self.timeline = UnknownTimeline(wrap, 20_011)
-        self.machine = Machine(self.timeline, spec or HostSpec())
+        profile = lookup(kernel)
+        self.machine = machine_of(profile.arch, self.timeline, spec)
         self.step_ps = step_ps
         self.actors: list[list[Any]] = []
-        self.kvm = X86Kvm(self.machine, lookup(kernel), self, None, options)
-        self.kvm.host.timers = NominalTimers()
+        self.kvm: Any = model_kvm(self.machine, profile, self, None, options)
+        if profile.arch == "x86_64":
+            self.kvm.host.timers = NominalTimers()
 
     def spawn(self, name: str, actor: Coroutine[Any, Any, Any], *, daemon: bool = False) -> None:
         self.actors.append([name, actor, self.timeline.true_ps, None, daemon])
