@@ -73,10 +73,11 @@ class Recipe:
         return self.about.partition("\n")[0]
 
 
-def names() -> dict[str, str]:
-    """Each built-in recipe with one line about it."""
+def names(arch: str = "") -> dict[str, str]:
+    """Each built-in recipe with one line about it. arch: of one architecture alone."""
     files = (path for path in sorted(BUILT_IN.glob("*.py")) if path.stem != "__init__")
-    return {_dashed(path.stem): _headline(path) for path in files}
+    found = {_dashed(path.stem): _headline(path) for path in files}
+    return {name: about for name, about in found.items() if not arch or load(name).arch == arch}
 
 
 def load(name: str) -> Recipe:
