@@ -175,7 +175,7 @@ def test_a_program_on_arm64():
             {"actor": "vmm", "do": "set-counter", "vcpus": [1], "timer": "physical",
              "value": [["own", "c", 1], ["ns", 10**9, 1]], "say": "vCPU 1: PTIMER_CNT := $c + 1 s"},
             {"actor": "vmm", "do": "set-counter-offset", "value": [["var", "c.0", 1], ["int", 5, -1]], "reserved": 0,
-             "say": "KVM_ARM_SET_COUNTER_OFFSET := $c.0 - 5 ticks"},
+             "say": "SET_COUNTER_OFFSET := $c.0 - 5 ticks"},
             {"actor": "vmm", "do": "start", "vcpus": [0], "say": "vCPU 0: into KVM_RUN, to stay"},
             {"actor": "vmm", "do": "preempt", "vcpus": [0], "value": [["ns", 10**6, 1]],
              "say": "every vCPU: the host takes the CPU away for 1 ms"},

@@ -14,7 +14,8 @@ from guestclock.check import Mark, Point, Story, errors
 from guestclock.errors import UserError
 from guestclock.report.grid import Grids, is_grid
 from guestclock.report.numbers import short_duration
-from guestclock.report.words import machine_named
+from guestclock.report.words import MOVES, machine_named
+from guestclock.vmm.clocks import ARM64, CLOCKS, X86_64
 
 Column = tuple[Story, list[Mark]]
 
@@ -26,7 +27,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 WIDTHS = (3.4, 1.9, 1.0)
 """Lines that lie on each other stay visible: each later one is thinner."""
 
-CLOCK_TITLES = {"tsc": "TSC − true time", "kvmclock": "kvmclock − true time"}
+CLOCK_TITLES = {name: f"{clock.shown} − true time" for name, clock in CLOCKS.items()}
+ROWS = {X86_64: ("kvmclock", "tsc"), ARM64: ("cntvct", "cntpct")}
+"""The clocks from top to bottom: the first always, the others where they did anything but run."""
+
 TIME_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 ERROR_UNITS = TIME_UNITS[2:]
 TO_SCALE = 1.6
@@ -65,11 +69,14 @@ def draw(columns: Sequence[Column], path: Path) -> None:
 
 
 def lines_figure(columns: Sequence[Column]) -> Any:
-    """A panel per run; kvmclock above, the TSC below where it did anything but run."""
+    """A panel per run; kvmclock (arm64: CNTVCT) above, the TSC (CNTPCT) below where it did anything but run."""
     from matplotlib.figure import Figure
 
     count = len(columns)
-    rows = [clock for clock in ("kvmclock", "tsc") if _worth_a_row(columns, clock)] or ["kvmclock"]
+    first, *others = ROWS[columns[0][0].arch]
+    rows = [first] if any(errors(story, first) for story, _ in columns) else []
+    rows += [clock for clock in others if any(mark.clock == clock for _, marks in columns for mark in marks)]
+    rows = rows or [first]
     width = max(7.5, min(4.2 * count, 17.0))
     legend = _steps_told(columns[0][0], per_line=int(width * 16))
     height = 2.5 * len(rows) + 0.17 * len(legend.splitlines()) + 1.4
@@ -101,13 +108,6 @@ def lines_figure(columns: Sequence[Column]) -> Any:
     figure.suptitle(_plain("\n".join(about)), fontsize=10, x=0.01, ha="left")
     figure.supxlabel(_plain(legend), fontsize=7, family="monospace", ha="left", x=0.01)
     return figure
-
-
-def _worth_a_row(columns: Sequence[Column], clock: str) -> bool:
-    """kvmclock always; the TSC where it did anything but run."""
-    if clock == "kvmclock":
-        return any(errors(story, clock) for story, _ in columns)
-    return any(mark.clock == "tsc" for _, marks in columns for mark in marks)
 
 
 # ---- time
@@ -307,7 +307,7 @@ def _breaks_told(panel: Any, marks: Sequence[Mark], story: Story, clock: str, ax
     to_fraction = panel.transData + panel.transAxes.inverted()
     taken: list[tuple[float, float]] = []
     for mark in marks:
-        if mark.clock != clock or mark.what not in ("steps back", "jumps ahead", "falls behind"):
+        if mark.clock != clock or mark.what not in MOVES:
             continue
         before, point = points[mark.vm, mark.vcpus[0], mark.step]
         if before is None:

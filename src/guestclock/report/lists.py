@@ -10,6 +10,7 @@ from rich.text import Text
 
 from guestclock.errors import UserError
 from guestclock.report.numbers import folded
+from guestclock.vmm.clocks import X86_64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,11 @@ def _recipes() -> list[Entry]:
     """What VMMs do to their guests' clocks, as `check` takes it; with where it was seen."""
     from guestclock.vmm.recipe import load, names
 
-    return [Entry(name, about, load(name).seen) for name, about in names().items()]
+    found = []
+    for name, about in names().items():
+        recipe = load(name)
+        found.append(Entry(name, about, recipe.seen if recipe.arch == X86_64 else f"{recipe.arch}; {recipe.seen}"))
+    return found
 
 
 def _steps() -> list[Entry]:

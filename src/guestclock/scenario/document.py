@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from guestclock.machine import HostSpec
+from guestclock.machine import Arm64Spec, HostSpec
 from guestclock.scenario.quantity import Quantity, Vary, did_you_mean
 from guestclock.scenario.verb import Vcpus, Verb
 from guestclock.scenario.verbs import VERBS, Wait
@@ -97,6 +97,7 @@ class Arm64HostTable(msgspec.Struct, forbid_unknown_fields=True):
 
     arch: Literal["arm64"]
     counter_hz: int | None = None
+    true_hz: int | None = None
     counter_at_start: int | None = None
     cpus: int | None = None
     vhe: bool | None = None
@@ -104,12 +105,9 @@ class Arm64HostTable(msgspec.Struct, forbid_unknown_fields=True):
     hz: int | None = None
     uptime_ns: int | None = None
     realtime_ns: int | None = None
-    rtc_grain_ns: int | None = None
 
-    def spec(self, **otherwise: Any) -> Any:
+    def spec(self, **otherwise: Any) -> Arm64Spec:
         """The machine. otherwise: what holds for keys that the file does not set. Raises UserError."""
-        from guestclock.machine import Arm64Spec
-
         return Arm64Spec(**{**otherwise, **_given(self)})
 
 

@@ -71,7 +71,7 @@ class SetCounterOffset(Verb):
 
     def sentence(self) -> str:
         reserved = f", reserved {self.reserved}" if self.reserved else ""
-        return f"KVM_ARM_SET_COUNTER_OFFSET := {self.value}{reserved}"
+        return f"SET_COUNTER_OFFSET := {self.value}{reserved}"
 
 
 @verb("vmm", "get-reg")
