@@ -185,7 +185,7 @@ class _Words:
             if f"{clock}_moved" in effect:
                 moved = amount(abs(effect[f"{clock}_moved"]), "ticks", self.khz)
                 back = "back" if effect[f"{clock}_moved"] < 0 else "on"
-                parts.append(f"every vCPU's {CLOCKS[clock].shown} moves {moved} {back}")
+                parts.append(f"{CLOCKS[clock].shown} moves {moved} {back}")
         if effect.get("fixed"):
             parts.append("later writes by value are ignored")
         return ", ".join(parts)
@@ -227,4 +227,7 @@ HOOK_WORDS = {
     "snapshot": "what pages are made from",
     "set_clock": "what KVM_SET_CLOCK does",
     "get_clock": "what KVM_GET_CLOCK answers",
+    "write_counter": "what KVM makes of a counter written by value",
+    "creation_offsets": "what a new vCPU makes of the counters",
+    "set_offset_attribute": "what the attribute of 2021 does",
 }

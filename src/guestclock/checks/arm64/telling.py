@@ -78,6 +78,8 @@ class Arm64Teller(Teller):
             yield rule_at(profile, hooks.creation_offsets)
         if any(op["op"] == "SetOneReg" for op in ops):
             yield rule_at(profile, hooks.write_counter)
+        if any(op["op"] == "SetVcpuAttr" for op in ops):
+            yield rule_at(profile, hooks.set_offset_attribute)
 
     def saved(self, op: Any, answer: Any) -> tuple[str, int] | None:
         if op.name == "GetOneReg" and op.id in COUNTS and isinstance(answer, int):
