@@ -35,9 +35,7 @@ def errors(story: Story, clock: str) -> dict[tuple[int, int], list[Point]]:
     broken = {id(b.after): b for b in breaks(story, clock)}
     zero_ps = zero(story, clock)
     found: dict[tuple[int, int], list[Point]] = {}
-    for reading in story.readings:
-        if not reading.shows(clock):
-            continue
+    for reading in story.told(clock):
         assert zero_ps is not None
         error = _error_ns(_as_ps(story, reading, clock) - zero_ps, story.true_ps(reading.instant(clock)))
         points = found.setdefault((reading.vm, reading.vcpu), [])
@@ -57,9 +55,8 @@ def _before(story: Story, broken: Break | None, error: Span, points: Sequence[Po
 
 def zero(story: Story, clock: str) -> int | None:
     """What the first reading of that clock in the trace showed, minus true time: ps. None where there is none."""
-    for reading in story.readings:
-        if reading.shows(clock):
-            return _as_ps(story, reading, clock) - story.true_ps(reading.instant(clock)).middle
+    for reading in story.told(clock):
+        return _as_ps(story, reading, clock) - story.true_ps(reading.instant(clock)).middle
     return None
 
 

@@ -128,7 +128,8 @@ class Look:
     """One step of the scenario and what every clock showed after it.
 
     step: -1 is the start. readings: the last one of each vCPU. host: value and true time (ps) of each host clock.
-    troubles: what the kernel refused, and what could not be done for it.
+    answers: what was read of registers by themselves, (vCPU, register, value). troubles: what the kernel refused, and
+    what could not be done for it.
     """
 
     step: int
@@ -141,6 +142,7 @@ class Look:
     readings: dict[int, Reading] = field(default_factory=dict)
     clock: VmClock | None = None
     host: dict[str, tuple[int, Span]] = field(default_factory=dict)
+    answers: list[tuple[int, str, int]] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
     @property
@@ -198,6 +200,11 @@ class Story:
             if key in before:
                 yield before[key], reading
             before[key] = reading
+
+    def told(self, clock: str) -> list[Reading]:
+        """The readings of a clock that a guest may have seen; where none ever ran, all."""
+        shown = [reading for reading in self.readings if reading.shows(clock)]
+        return [reading for reading in shown if not reading.fresh] or shown
 
     def elapsed(self, rate: Rate, since: Instant, until: Instant) -> Span:
         """How many cycles or ticks a guest's counter of that rate counts from one instant to another.

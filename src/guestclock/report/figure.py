@@ -33,6 +33,8 @@ ROWS = {X86_64: ("kvmclock", "tsc"), ARM64: ("cntvct", "cntpct")}
 
 TIME_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 ERROR_UNITS = TIME_UNITS[2:]
+TITLE_CHARS = 11
+"""How many of a title's characters an inch holds."""
 TO_SCALE = 1.6
 """How much of the time axis is to scale, in parts of what goes to telling the steps apart."""
 
@@ -75,7 +77,7 @@ def lines_figure(columns: Sequence[Column]) -> Any:
     count = len(columns)
     first, *others = ROWS[columns[0][0].arch]
     rows = [first] if any(errors(story, first) for story, _ in columns) else []
-    rows += [clock for clock in others if any(mark.clock == clock for _, marks in columns for mark in marks)]
+    rows += [clock for clock in others if any(_did_not_run(mark, clock) for _, marks in columns for mark in marks)]
     rows = rows or [first]
     width = max(7.5, min(4.2 * count, 17.0))
     legend = _steps_told(columns[0][0], per_line=int(width * 16))
@@ -95,7 +97,7 @@ def lines_figure(columns: Sequence[Column]) -> Any:
                 _bent(panel, bend, max(sizes) / scale, scale)
             if row == 0:
                 axes[place].number(panel)
-                panel.set_title(_title(story), fontsize=9, fontweight="bold", pad=18)
+                panel.set_title(_title(story, width / count), fontsize=9, fontweight="bold", pad=18)
         panels[row][0].set_ylabel(CLOCK_TITLES[clock] + (f", {unit}" if bend is None else " (symlog)"))
         for place, (story, marks) in enumerate(columns):
             _breaks_told(panels[row][place], marks, story, clock, axes[place], scale)
@@ -108,6 +110,11 @@ def lines_figure(columns: Sequence[Column]) -> Any:
     figure.suptitle(_plain("\n".join(about)), fontsize=10, x=0.01, ha="left")
     figure.supxlabel(_plain(legend), fontsize=7, family="monospace", ha="left", x=0.01)
     return figure
+
+
+def _did_not_run(mark: Mark, clock: str) -> bool:
+    """Of two counters that part the one that moved is told by itself."""
+    return mark.clock == clock and mark.what != "parts"
 
 
 # ---- time
@@ -329,9 +336,13 @@ def _breaks_told(panel: Any, marks: Sequence[Mark], story: Story, clock: str, ax
 # ---- words
 
 
-def _title(story: Story) -> str:
+def _title(story: Story, inches: float) -> str:
+    """In lines that fit above so wide a panel; a kernel with overlays is broken before one."""
     meta = story.trace.meta
-    lines = [machine_named(meta)]
+    name, room = machine_named(meta), int(inches * TITLE_CHARS)
+    lines = [name]
+    if len(name) > room:
+        lines = textwrap.wrap(name.replace("+", " +"), room, break_on_hyphens=False)
     if meta.get("variation"):
         lines.append(", ".join(f"{k} = {v}" for k, v in meta["variation"].items()))
     return _plain("\n".join(lines))

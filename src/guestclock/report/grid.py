@@ -27,7 +27,7 @@ class Outcome:
 
     counter: the vCPUs' TSCs (arm64: CNTVCTs) after the last look. apart_ns: by how much they differ at most. step_ns:
     the largest break of kvmclock's (CNTVCT's) in the whole run, or None. carried: for each VM but the first, its clocks
-    against true time at its end.
+    against true time at its end. once: how far the counters were apart meanwhile.
     """
 
     counter: str
@@ -35,7 +35,8 @@ class Outcome:
     step_ns: int | None
     back: bool
     carried: tuple[str, ...]
-    troubles: str
+    once: str
+    troubles: tuple[str, ...]
 
     @property
     def size_ns(self) -> int:
@@ -56,7 +57,8 @@ def outcome(story: Story, marks: Sequence[Mark]) -> Outcome:
         step_ns=None if worst is None else worst.time_ns.middle,
         back=any(m.what == "steps back" for m in broken),
         carried=tuple(_carried(story)),
-        troubles=", ".join(troubles),
+        once=_once_apart(story, marks),
+        troubles=tuple(troubles),
     )
 
 
@@ -70,6 +72,16 @@ def _carried(story: Story) -> Iterator[str]:
     for vm, clocks in sorted(ends.items()):
         for name, error in clocks.items():
             yield f"VM {vm} {name} {error}"
+
+
+def _once_apart(story: Story, marks: Sequence[Mark]) -> str:
+    """How far vCPUs' counters were apart meanwhile, on arm64, where they are one unless a vCPU was left behind."""
+    apart = [m for m in marks if story.arch == ARM64 and m.clock == story.clocks[0] and m.what == "differs"]
+    worst = max(apart, key=lambda m: abs(m.time_ns.middle), default=None)
+    if worst is None:
+        return ""
+    one, other = ("=".join(map(str, vcpus)) for vcpus in (worst.than, worst.vcpus))
+    return f"once {one}≠{other} {short_duration(worst.time_ns.middle)}"
 
 
 def _together(story: Story, look: Look, found: Sequence[Group]) -> str:
@@ -162,14 +174,15 @@ class Grids:
         if self.counter_matters:
             yield o.counter, "yellow" if o.apart_ns else ""
         if o.step_ns is not None:
-            named = f"{self.stepping} " if self.counter_matters else ""
+            named = f"{self.stepping} " if self.counter_matters or self.stepping == self.counter else ""
             yield named + short_duration(o.step_ns), "bold red" if o.back else "yellow"
         elif self.steps_matter and not self.counter_matters:
             yield "no step", "dim"
         if self.carried_matters:
             yield from ((line, "dim") for line in o.carried)
-        if o.troubles:
-            yield o.troubles, "yellow"
+        if o.once:
+            yield o.once, "yellow"
+        yield from ((trouble, "yellow") for trouble in o.troubles)
 
     def legend(self) -> Iterator[str]:
         if not self.has_several:
@@ -182,12 +195,15 @@ class Grids:
         elif len(self.cells) > 1:
             yield f"After the last step all vCPUs' {self.counter}s read the same in every variation."
         if self.steps_matter:
-            shown = f"{self.stepping} −5 ns" if self.counter_matters else "−5 ns"
+            named = self.counter_matters or self.stepping == self.counter
+            shown = f"{self.stepping} −5 ns" if named else "−5 ns"
             yield f"{shown}: the largest step that any vCPU's {self.stepping} took."
         elif self.has_stepping:
             yield f"No vCPU's {self.stepping} stepped in any variation."
         else:
             yield f"No vCPU has a {self.stepping} in any variation."
+        if any(o.once for o in self.cells.values()):
+            yield f"once 0≠1 −1 s: in some step vCPU 1's {self.counter} was that far ahead of vCPU 0's."
         if self.carried_matters:
             counter = self.counter
             yield (

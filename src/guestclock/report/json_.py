@@ -62,6 +62,11 @@ def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
                     "error_ns": _span(get_clock_error(story, look)),
                 },
                 "host": {name: value for name, (value, _) in look.host.items()},
+                **(
+                    {"answers": [dict(zip(("vcpu", "register", "value"), a, strict=True)) for a in look.answers]}
+                    if look.answers
+                    else {}
+                ),
                 "troubles": look.troubles,
                 "marks": [{**m.as_json(), "sentence": sentence(m)} for m in marks if m.step == look.step],
                 "told": [t.sentence for t in told(marks) if t.step == look.step],

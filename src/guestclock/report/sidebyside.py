@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guestclock.check import Look, Mark, Story, errors
-from guestclock.report.numbers import folded, short_duration, spread
+from guestclock.report.numbers import folded, grouped, short_duration, spread
 from guestclock.report.table import STYLES
 from guestclock.report.words import Told, brief, machine_named, told, vcpus_named
 from guestclock.vmm.clocks import ARM64, CLOCKS, X86_64
@@ -81,7 +81,9 @@ def _counters(look: Look, known: Known) -> Iterator[tuple[str, str]]:
     """The first vCPU's counters against true time."""
     for clock, of_readings in known.items():
         for reading in list(look.showing(clock).values())[:1]:
-            yield f"{CLOCKS[clock].shown} {of_readings[id(reading)]}", "dim"
+            yield f"{CLOCKS[clock].shown} {of_readings.get(id(reading), 'not yet seen')}", "dim"
+    for vcpu, register, value in look.answers:
+        yield f"{vcpus_named([vcpu])} {register} {grouped(value)}", "dim"
 
 
 def _page(look: Look, known: Known) -> Iterator[tuple[str, str]]:

@@ -71,6 +71,7 @@ class TraceTable:
             number = "" if look.step < 0 else str(look.step + 1)
             yield Heading(number, look.say, f"t = {clock_value(look.at_ps // 1000)[:-4]} s")
             yield from self._clocks(look)
+            yield from (Row(answer, "dim") for answer in _answers(look))
             yield from look.troubles
             yield from (t for t in self.told if t.step == look.step)
 
@@ -119,6 +120,12 @@ class TraceTable:
         width = options.max_width if console.is_terminal else 10_000
         for line in lines:
             yield from _rendered(line, widths, width, console.is_terminal)
+
+
+def _answers(look: Look) -> Iterator[tuple[str, str, str, str, str]]:
+    """Registers that were read by themselves: what each vCPU's were, a row each."""
+    for vcpu, register, value in look.answers:
+        yield vcpus_named([vcpu]), register, grouped(value), "", ""
 
 
 def _flags(reading: Reading) -> int | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 from guestclock.abi.arm64 import (
+    KVM_ARM_VCPU_TIMER_CTRL,
+    KVM_ARM_VCPU_TIMER_OFFSET_PTIMER,
+    KVM_ARM_VCPU_TIMER_OFFSET_VTIMER,
     KVM_REG_ARM_PTIMER_CTL,
     KVM_REG_ARM_PTIMER_CVAL,
     KVM_REG_ARM_TIMER_CTL,
     KVM_REG_ARM_TIMER_CVAL,
+    TIMER_REGS,
 )
 from guestclock.arith import u64
 from guestclock.check.reader.base import Reader
@@ -22,6 +27,13 @@ from guestclock.vmm.clocks import ARM64
 
 HARMLESS = (KVM_REG_ARM_TIMER_CTL, KVM_REG_ARM_TIMER_CVAL, KVM_REG_ARM_PTIMER_CTL, KVM_REG_ARM_PTIMER_CVAL)
 """Registers of the timers: no counter moves for them."""
+
+ANSWERS = ("GetOneReg", "GetVcpuAttr", "Run")
+REGISTERS = {id_: name for name, id_ in TIMER_REGS.items()}
+ATTRIBUTES = {
+    (KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_TIMER_OFFSET_VTIMER): "OFFSET_VTIMER",
+    (KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_TIMER_OFFSET_PTIMER): "OFFSET_PTIMER",
+}
 
 
 class Arm64Reader(Reader):
@@ -73,6 +85,8 @@ class Arm64Reader(Reader):
     def done(self, event: Event, asked: dict[str, Any], result: Any) -> None:
         if event.name in ("Run", "Start", "Kick"):
             self.ran[asked["vm"]] = self.told(Span(event.start_ps, event.end_ps))
+        if event.name in ANSWERS:
+            self.looks[-1].answers += [(asked["vcpu"], name, value) for name, value in answers(asked, result)]
         if event.name == "Kick":
             self.behind_its_back.discard((asked["vm"], asked["vcpu"]))
 
@@ -107,3 +121,19 @@ class Arm64Reader(Reader):
             moves=self.unbroken.moves(vm, vcpu), in_run=which in self.in_run,
             fresh=vm not in self.ran, away=self.away.get(vm),
         )  # fmt: skip
+
+
+def answers(asked: dict[str, Any], result: Any) -> Iterator[tuple[str, int]]:
+    """The registers that a call, or the guest itself, has read one by one, and what they were."""
+    match asked["op"]:
+        case "GetOneReg":
+            yield REGISTERS.get(asked["id"], f"register {asked['id']:#x}"), result
+        case "GetVcpuAttr":
+            group, attr = asked["group"], asked["attr"]
+            yield ATTRIBUTES.get((group, attr), f"attribute {group}/{attr}"), result
+        case "Run":
+            for action, got in zip(asked["actions"], result, strict=True):
+                if action["action"] == "ReadSysreg":
+                    yield action["name"], got
+                elif action["action"] == "Hvc":
+                    yield from ((f"x{number}", register) for number, register in enumerate(got))

@@ -108,7 +108,7 @@ class _TimerOffset(OnVcpus, kw_only=True):
         return "OFFSET_VTIMER" if self.timer == "virtual" else "OFFSET_PTIMER"
 
 
-@verb("vmm", "get-timer-offset", on={MODEL})
+@verb("vmm", "get-timer-offset")
 class GetTimerOffset(_TimerOffset):
     save: str | None = msgspec.field(name="as", default=None)
 
@@ -116,7 +116,7 @@ class GetTimerOffset(_TimerOffset):
         return f"{self.who}: the attribute {self.attribute} is read{as_saved(self.save)}"
 
 
-@verb("vmm", "set-timer-offset", on={MODEL})
+@verb("vmm", "set-timer-offset")
 class SetTimerOffset(_TimerOffset):
     value: Cycles
 

@@ -39,22 +39,28 @@ def is_virtual(timer: TimerContext) -> bool:
 # ---- when a timer is due
 
 
-def delay_ns(timer: TimerContext, host_counter: int) -> int:
-    """kvm_timer_compute_delta() where the host's counter has that value: ns until the timer is due, 0 if it is.
+def delta(timer: TimerContext, host_counter: int, frac: int) -> tuple[int, int]:
+    """How long it is to the timer's CVAL where the host's counter has that value: (ns, frac), (0, frac) if it is due.
 
-    A side effect, as in the kernel: the fraction of a ns that is left over goes into the next conversion, of whatever
-    timer's (until 6.3) or of this one's.
+    frac: what is left over of a ns, as the conversion before this one left it.
     """
     kvm: KvmHost = timer.vcpu.vm.kvm
     now = u64(host_counter - timer_get_offset(timer))
     if now >= timer.cval:
-        return 0
+        return 0, frac
+    return cyclecounter_cyc2ns(timer.cval - now, kvm.mult, kvm.shift, frac)
+
+
+def delay_ns(timer: TimerContext, host_counter: int) -> int:
+    """kvm_timer_compute_delta(): the same in ns, and what is left over goes into the next conversion.
+
+    The next one of whatever timer's (until 6.3), or of this one's.
+    """
+    kvm: KvmHost = timer.vcpu.vm.kvm
     if kvm.profile.ns_frac_per_timer:
-        ns, timer.ns_frac = cyclecounter_cyc2ns(timer.cval - now, kvm.mult, kvm.shift, timer.ns_frac)
+        ns, timer.ns_frac = delta(timer, host_counter, timer.ns_frac)
     else:
-        ns, kvm.state.timecounter_frac = cyclecounter_cyc2ns(
-            timer.cval - now, kvm.mult, kvm.shift, kvm.state.timecounter_frac
-        )
+        ns, kvm.state.timecounter_frac = delta(timer, host_counter, kvm.state.timecounter_frac)
     return ns
 
 
@@ -66,8 +72,13 @@ def kvm_timer_irq_can_fire(timer: TimerContext) -> bool:
 def kvm_timer_should_fire(timer: TimerContext) -> bool:
     """Whether the timer's output is high: by the hardware while that has it, else by one read of the counter."""
     if timer.loaded:
-        return timer.hw_ctl & (CTL_ENABLE | CTL_IMASK) == CTL_ENABLE and hw_expired(timer)  # concrete: control bits
+        return hw_raised(timer)
     return kvm_timer_irq_can_fire(timer) and timer.cval <= counter_now(timer)
+
+
+def hw_raised(timer: TimerContext) -> bool:
+    """The output of a timer that the hardware has."""
+    return timer.hw_ctl & (CTL_ENABLE | CTL_IMASK) == CTL_ENABLE and hw_expired(timer)  # concrete: control bits
 
 
 def hw_expired(timer: TimerContext) -> bool:

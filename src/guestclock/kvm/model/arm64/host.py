@@ -21,11 +21,17 @@ class KvmOptions:
     nested: kvm-arm.mode=nested, and every vCPU is given EL2 (KVM_ARM_VCPU_HAS_EL2; kernels from 6.16 on, VHE).
     memory: the guests' RAM, as its first IPA and its bytes: where a stolen-time record may lie.
     vtimer_offset: each VMM enables KVM_CAP_ARM_VTIMER_OFFSET (overlay timer-offset-v8).
+    hrtimer_latency_ns: from when an hrtimer is due to its callback.
     """
 
     nested: bool = False
     memory: tuple[int, int] = (0x4000_0000, 1 << 20)
     vtimer_offset: bool = True
+    hrtimer_latency_ns: int = 1_000
+
+    def __post_init__(self) -> None:
+        if self.hrtimer_latency_ns < 0:
+            raise UserError(f"hrtimer_latency_ns: {self.hrtimer_latency_ns} ns, expected 0 or more")
 
 
 class KvmHost:

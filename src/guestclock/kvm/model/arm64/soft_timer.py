@@ -32,24 +32,39 @@ def soft_timer_cancel(timer: TimerContext) -> None:
     timer.soft_armed = False
 
 
+def callback_ps(timer: TimerContext, fires_ps: int) -> int:
+    """True time at which the callback of an hrtimer runs that is due at `fires_ps`."""
+    kvm: KvmHost = timer.vcpu.vm.kvm
+    return fires_ps + kvm.options.hrtimer_latency_ns * PS_PER_NS
+
+
+def forwarded_ps(fires_ps: int, ns: int, now_ps: int) -> int:
+    """hrtimer_forward_now(): as many times `ns` later than it was due as it takes to be after now. ns: not 0."""
+    fires_ps = fires_ps + ns * PS_PER_NS
+    while fires_ps <= now_ps:
+        fires_ps = fires_ps + ns * PS_PER_NS
+    return fires_ps
+
+
 def settle(timer: TimerContext) -> None:
     """Lets kvm_hrtimer_expire() happen as often as it is due by now.
 
     An hrtimer that fires before the counter is there, because the product of the conversion wrapped or because the
-    offset has changed, is started again; one whose timer became due earlier than it was told stays late.
+    offset has changed, is started again; one whose timer became due earlier than it was told stays late. A distance
+    that the conversion makes 0 ns of is taken for none: then the interrupt is early.
     """
     kvm: KvmHost = timer.vcpu.vm.kvm
-    while timer.soft_armed and timer.soft_fires_ps <= kvm.timeline.now_ps:
-        fired_ps = timer.soft_fires_ps
+    while timer.soft_armed and callback_ps(timer, timer.soft_fires_ps) <= kvm.timeline.now_ps:
+        at_ps = callback_ps(timer, timer.soft_fires_ps)
         if kvm.emit is not None:
             data = tracepoints.kvm_timer_hrtimer_expire(timer.index)
-            kvm.trace("kvm_timer_hrtimer_expire", timer.vcpu.index, data, fired_ps)
-        ns = delay_ns(timer, kvm.machine.counter_at(fired_ps))
+            kvm.trace("kvm_timer_hrtimer_expire", timer.vcpu.index, data, at_ps)
+        ns = delay_ns(timer, kvm.machine.counter_at(at_ps))
         if ns != 0:
-            timer.soft_fires_ps = fired_ps + ns * PS_PER_NS
+            timer.soft_fires_ps = forwarded_ps(timer.soft_fires_ps, ns, at_ps)
         else:
             timer.soft_armed = False
-            kvm_timer_update_irq(timer, True, fired_ps)
+            kvm_timer_update_irq(timer, True, at_ps)
 
 
 def set_cell(vm: VmTime, cell: Cell, offset: int) -> None:
