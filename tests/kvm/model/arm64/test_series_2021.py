@@ -276,8 +276,8 @@ def test_a_new_vcpu_does_not_inherit_the_physical_offset(kernel):
     assert on(kernel, recipe) == [(UP + 1_000, 1_000), (UP + 1_000, 1_000), (UP, 0)], "and so has another CNTVCT"
 
 
-def test_what_the_register_answers_after_a_new_vcpu_differs():
-    """v6 reckons it from the two offsets, v8 answers what was written last: the same, as long as both agree."""
+def test_what_the_register_answers_is_the_same_reckoned_or_remembered():
+    """v6 reckons it from the two offsets, v8 answers what was written last."""
 
     def told(kernel: str) -> list[int]:
         async def recipe(vm: Vm, now: int) -> Any:
@@ -290,7 +290,6 @@ def test_what_the_register_answers_after_a_new_vcpu_differs():
 
         return on(kernel, recipe)
 
-    # update_ptimer_cntpoff() gives all vCPUs the caller's virtual offset, whatever theirs was before.
     assert told(V6) == [9, 9, 9]
     assert told(V8) == [9, 9, 9]
 
