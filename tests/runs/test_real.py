@@ -9,7 +9,7 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.inspect import classify
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device import open_device
 from guestclock.runs import run
 from guestclock.scenario import load, names
 from tests.runs.story import Story
@@ -22,7 +22,7 @@ ON_LAB = [n for n in names() if "lab:6.12" in load(n).on and load(n).arch == "x8
 @pytest.fixture(scope="module")
 def kvm_answers():
     try:
-        with DeviceKvm(lambda event: None, trace=False):
+        with open_device(lambda event: None, trace=False):
             pass
     except UserError as missing:
         pytest.skip(str(missing))

@@ -91,7 +91,7 @@ def _compiled(on: Image, cache: Path) -> Path:
         for name, data in files.items():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes(data)
-        image.compile_tree(on.python_root, tree, f"/{CODE}", in_place=False)
+        image.compile_tree(on.compiler, tree, f"/{CODE}", in_place=False)
         try:
             os.rename(tree, kept)
         except OSError:  # someone else was first

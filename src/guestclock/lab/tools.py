@@ -15,6 +15,7 @@ PACKAGE_OF = {
     "apt-get": "apt",
     "dpkg": "dpkg",
     "dpkg-deb": "dpkg",
+    "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-x86_64": "qemu-system-x86",
 }
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
-from guestclock.checks.windows import Clocks
 from guestclock.checks.world import Outcome
+from guestclock.checks.x86.windows import Clocks
 from guestclock.explore.run import World
 from guestclock.guest.pvclock import LastValue, PvclockReader
 from guestclock.kvm.model.x86.host import KvmHost

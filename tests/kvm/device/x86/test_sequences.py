@@ -13,7 +13,7 @@ import pytest
 from guestclock.abi import ioctl as abi
 from guestclock.abi.msr import MSR_IA32_TSC
 from guestclock.kvm.api import CreateVcpu, CreateVm, GetClock, GetTscKhz, KvmError, SetClock, SetMsr, SetTscOffset
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device.x86 import X86DeviceKvm
 
 pytestmark = pytest.mark.kvm
 
@@ -23,7 +23,7 @@ A, B = 0, 1
 class Pair:
     """Two vCPUs that never run."""
 
-    def __init__(self, kvm: DeviceKvm, vcpus: int = 2) -> None:
+    def __init__(self, kvm: X86DeviceKvm, vcpus: int = 2) -> None:
         self.kvm = kvm
         self.vm: int = kvm.execute(CreateVm())
         for _ in range(vcpus):
@@ -47,7 +47,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(kvm: DeviceKvm) -> Callable[..., Pair]:
+def pair(kvm: X86DeviceKvm) -> Callable[..., Pair]:
     if not Pair(kvm).on():
         pytest.skip("this host gives guests no masterclock (clocksource is not tsc)")
     return lambda vcpus=2: Pair(kvm, vcpus)

@@ -6,7 +6,8 @@ import capstone
 import pytest
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
-from guestclock.kvm.device import guest, native
+from guestclock.kvm.device import native
+from guestclock.kvm.device.x86 import guest
 
 
 def disassemble(code: bytes, bits: int) -> list[str]:
@@ -134,15 +135,15 @@ def test_the_comparison_sees_a_changed_byte(at: int) -> None:
 
 def test_native_calls_are_these_instructions() -> None:
     stamp = ["lfence", "rdtsc", "shl rdx, 0x20", "or rax, rdx"]
-    assert disassemble(native.RDTSC, capstone.CS_MODE_64) == [*stamp, "ret"]
-    assert disassemble(native.SANDWICH, capstone.CS_MODE_64) == [
+    assert disassemble(native.X86_64["counter"], capstone.CS_MODE_64) == [*stamp, "ret"]
+    assert disassemble(native.X86_64["sandwich"], capstone.CS_MODE_64) == [
         "mov r10, rcx", "mov r9, rdx",
         *stamp, "mov qword ptr [r10], rax",
         "mov rdx, r9", "mov eax, 0x10", "syscall", "mov r9, rax",
         *stamp, "mov qword ptr [r10 + 8], rax",
         "mov rax, r9", "ret",
     ]  # fmt: skip
-    assert disassemble(native.IGNORE, capstone.CS_MODE_64) == ["ret"]
+    assert disassemble(native.X86_64["ignore"], capstone.CS_MODE_64) == ["ret"]
 
 
 def test_nothing_in_the_guests_memory_overlaps() -> None:

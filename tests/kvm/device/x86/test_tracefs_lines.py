@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from guestclock.errors import UserError
-from guestclock.kvm.device.tracefs import Point, parse_fields, parse_line
+from guestclock.kvm.device.tracefs import Point, parse_line
+from guestclock.kvm.device.x86.tracing import X86Tracing, parse_fields
 
 UPDATE = (
     "vcpu_id 1, pvclock { version 4, tsc_timestamp 0x39210944e5a, system_time 0x12a1d878b, "
@@ -42,17 +43,19 @@ def test_a_line_gives_stamp_vcpu_and_owner() -> None:
     text = "masterclock 1 hostclock tsc offsetmatched 0"
     line = f"      a-b c-1234    [001] ...1. 3925878263399: kvm_update_master_clock: {text}"
     data = {"text": text, "masterclock": 1, "hostclock": "tsc", "offsetmatched": 0, "cpu": 1, "vm": 2}
-    assert parse_line(line, {1234: (2, 5)}) == Point("kvm_update_master_clock", 3925878263399, 5, data)
-    stranger = parse_line(line)
+    assert parse_line(line, X86Tracing(), {1234: (2, 5)}) == Point(
+        "kvm_update_master_clock", (3925878263399, 3925878263399), 5, data
+    )
+    stranger = parse_line(line, X86Tracing())
     assert stranger is not None
     assert (stranger.vcpu, "vm" in stranger.data) == (None, False)
 
 
 @pytest.mark.parametrize("line", ["", "# tracer: nop", "#           TASK-PID     CPU#  |||||  TIMESTAMP"])
 def test_what_is_no_event_is_none(line: str) -> None:
-    assert parse_line(line) is None
+    assert parse_line(line, X86Tracing()) is None
 
 
 def test_lost_events_are_never_passed_over() -> None:
     with pytest.raises(UserError, match="CPU 1 lost 25 events"):
-        parse_line("CPU:1 [LOST 25 EVENTS]")
+        parse_line("CPU:1 [LOST 25 EVENTS]", X86Tracing())

@@ -51,8 +51,10 @@ from guestclock.kvm.api import (
     Wrmsr,
     drive,
 )
-from guestclock.kvm.device import DeviceKvm, guest, tracefs
+from guestclock.kvm.device import tracefs
 from guestclock.kvm.device.tracefs import Tracepoints
+from guestclock.kvm.device.x86 import X86DeviceKvm, guest
+from guestclock.kvm.device.x86.tracing import X86Tracing
 from guestclock.sim.trace import Trace
 from guestclock.vmm.on_device import run_program
 
@@ -60,7 +62,7 @@ pytestmark = pytest.mark.kvm
 
 
 @pytest.fixture
-def vm(kvm: DeviceKvm) -> Callable[[int], int]:
+def vm(kvm: X86DeviceKvm) -> Callable[[int], int]:
     """A VM with so many vCPUs, kvmclock enabled on each, none run yet."""
 
     def create(vcpus: int) -> int:
@@ -74,7 +76,7 @@ def vm(kvm: DeviceKvm) -> Callable[[int], int]:
 
 
 @pytest.fixture
-def masterclock(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def masterclock(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     """Skips where this host gives no masterclock: its clocksource is not the TSC."""
     v = vm(1)
     kvm.execute(Run(v, 0))
@@ -91,7 +93,7 @@ def clock_at(reading: ClockReading) -> int:
 
 
 def test_flags_are_0_before_the_first_run_and_14_after(
-    kvm: DeviceKvm, vm: Callable[[int], int], masterclock: None
+    kvm: X86DeviceKvm, vm: Callable[[int], int], masterclock: None
 ) -> None:
     v = vm(1)
     before = kvm.execute(GetClock(v))
@@ -102,7 +104,7 @@ def test_flags_are_0_before_the_first_run_and_14_after(
     assert after.clock_ns > before.clock_ns
 
 
-def test_a_page_is_written_at_the_first_run_and_not_before(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_a_page_is_written_at_the_first_run_and_not_before(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     before = kvm.execute(Peek(v, 0))
     assert (before.page.version, before.kvmclock_ns) == (0, None)
@@ -112,7 +114,7 @@ def test_a_page_is_written_at_the_first_run_and_not_before(kvm: DeviceKvm, vm: C
 
 
 def test_a_clock_that_was_set_is_read(
-    kvm: DeviceKvm, vm: Callable[[int], int], masterclock: None, trace: Trace
+    kvm: X86DeviceKvm, vm: Callable[[int], int], masterclock: None, trace: Trace
 ) -> None:
     v = vm(1)
     kvm.execute(Run(v, 0))
@@ -122,7 +124,9 @@ def test_a_clock_that_was_set_is_read(
     assert 0 <= event.data["readback"]["value"]["clock_ns"] - 5_000_000_000 < 1_000_000_000
 
 
-def test_a_flag_that_does_not_exist_is_refused_by_name(kvm: DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
+def test_a_flag_that_does_not_exist_is_refused_by_name(
+    kvm: X86DeviceKvm, vm: Callable[[int], int], trace: Trace
+) -> None:
     with pytest.raises(KvmError) as refusal:
         kvm.execute(SetClock(vm(1), 0, flags=1))
     assert refusal.value.errno == "EINVAL"
@@ -130,7 +134,7 @@ def test_a_flag_that_does_not_exist_is_refused_by_name(kvm: DeviceKvm, vm: Calla
 
 
 def test_the_guests_clock_is_kvm_get_clock_to_the_nanosecond(
-    kvm: DeviceKvm, vm: Callable[[int], int], masterclock: None
+    kvm: X86DeviceKvm, vm: Callable[[int], int], masterclock: None
 ) -> None:
     """B == C at the same host TSC, without scaling."""
     v = vm(2)
@@ -146,7 +150,7 @@ def test_the_guests_clock_is_kvm_get_clock_to_the_nanosecond(
             assert at_that_tsc == got.clock_ns
 
 
-def test_readings_from_inside_and_outside_are_in_order(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_readings_from_inside_and_outside_are_in_order(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     kvm.execute(Run(v, 0))
     for _ in range(10):
@@ -159,7 +163,7 @@ def test_readings_from_inside_and_outside_are_in_order(kvm: DeviceKvm, vm: Calla
             assert reading.host_tsc[0] < reading.host_tsc[1]
 
 
-def test_a_guest_without_a_page_reads_its_tsc(kvm: DeviceKvm) -> None:
+def test_a_guest_without_a_page_reads_its_tsc(kvm: X86DeviceKvm) -> None:
     kvm.execute(CreateVm())
     kvm.execute(CreateVcpu(0))
     [reading] = kvm.execute(Run(0, 0, (ReadClocks(),)))
@@ -168,14 +172,14 @@ def test_a_guest_without_a_page_reads_its_tsc(kvm: DeviceKvm) -> None:
     assert reading.tsc > 0
 
 
-def test_an_unwritten_page_is_no_clock(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_an_unwritten_page_is_no_clock(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     kvm.execute(SetMsr(v, 0, MSR_KVM_SYSTEM_TIME_NEW, 0))
     kvm.execute(Run(v, 0))
     assert kvm.execute(Peek(v, 0)).page is None
 
 
-def test_a_late_vcpu_reads_the_same_clock(kvm: DeviceKvm, vm: Callable[[int], int], masterclock: None) -> None:
+def test_a_late_vcpu_reads_the_same_clock(kvm: X86DeviceKvm, vm: Callable[[int], int], masterclock: None) -> None:
     v = vm(1)
     kvm.execute(Run(v, 0))
     late = kvm.execute(CreateVcpu(v))
@@ -187,10 +191,20 @@ def test_a_late_vcpu_reads_the_same_clock(kvm: DeviceKvm, vm: Callable[[int], in
     assert kvm.execute(GetClock(v)).flags == 14
 
 
+def test_an_id_that_exists_is_refused_by_kvm_itself(kvm: X86DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
+    v = vm(2)
+    with pytest.raises(KvmError) as refusal:
+        kvm.execute(CreateVcpu(v, id=0))
+    assert (refusal.value.errno, trace.events[-1].data["error"]) == ("EEXIST", "EEXIST")
+    with pytest.raises(UserError, match="id 7: expected the next free one, 2, or one that exists"):
+        kvm.execute(CreateVcpu(v, id=7))
+    assert kvm.execute(CreateVcpu(v, id=2)) == 2
+
+
 # ---- the guest's own doings
 
 
-def test_the_guest_finds_and_clears_the_stopped_flag(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_the_guest_finds_and_clears_the_stopped_flag(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     kvm.execute(Run(v, 0))
     kvm.execute(KvmclockCtrl(v, 0))
@@ -200,14 +214,14 @@ def test_the_guest_finds_and_clears_the_stopped_flag(kvm: DeviceKvm, vm: Callabl
     assert kvm.execute(Peek(v, 0)).page.flags & 2 == 0
 
 
-def test_kvmclock_ctrl_needs_a_page(kvm: DeviceKvm) -> None:
+def test_kvmclock_ctrl_needs_a_page(kvm: X86DeviceKvm) -> None:
     kvm.execute(CreateVm())
     kvm.execute(CreateVcpu(0))
     with pytest.raises(KvmError, match="EINVAL"):
         kvm.execute(KvmclockCtrl(0, 0))
 
 
-def test_the_guest_registers_its_page_and_reads_it_in_one_entry(kvm: DeviceKvm) -> None:
+def test_the_guest_registers_its_page_and_reads_it_in_one_entry(kvm: X86DeviceKvm) -> None:
     kvm.execute(CreateVm())
     kvm.execute(CreateVcpu(0))
     gpa = guest.system_time_gpa(0) + 0x40
@@ -219,7 +233,7 @@ def test_the_guest_registers_its_page_and_reads_it_in_one_entry(kvm: DeviceKvm) 
     assert kvm.execute(Peek(0, 0)).page == reading.page
 
 
-def test_the_wall_clock_is_written_when_its_msr_is(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_the_wall_clock_is_written_when_its_msr_is(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     kvm.execute(Run(v, 0))
     kvm.execute(SetMsr(v, 0, MSR_KVM_WALL_CLOCK_NEW, guest.WALL_CLOCK_GPA))
@@ -229,7 +243,7 @@ def test_the_wall_clock_is_written_when_its_msr_is(kvm: DeviceKvm, vm: Callable[
     assert abs(wall.sec * 10**9 + wall.nsec + kvmclock - realtime) < 100_000_000
 
 
-def test_a_fault_of_the_guests_is_an_error_and_not_its_end(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_a_fault_of_the_guests_is_an_error_and_not_its_end(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     with pytest.raises(KvmError, match="RDMSR of 0x12345678 faulted"):
         kvm.execute(Run(v, 0, (Rdmsr(0x12345678), ReadClocks())))
@@ -237,7 +251,7 @@ def test_a_fault_of_the_guests_is_an_error_and_not_its_end(kvm: DeviceKvm, vm: C
     assert reading.page.version == 2
 
 
-def test_a_refused_msr_is_einval(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_a_refused_msr_is_einval(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     with pytest.raises(KvmError, match="took 0 of 1 MSRs") as refusal:
         kvm.execute(SetMsr(v, 0, MSR_KVM_SYSTEM_TIME_NEW + 0x1000, 1))
@@ -247,7 +261,7 @@ def test_a_refused_msr_is_einval(kvm: DeviceKvm, vm: Callable[[int], int]) -> No
 # ---- start and kick
 
 
-def test_a_vcpu_goes_in_and_comes_out_a_hundred_times(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_a_vcpu_goes_in_and_comes_out_a_hundred_times(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(2)
     for i in range(100):
         kvm.execute(Start(v, i % 2))
@@ -256,7 +270,7 @@ def test_a_vcpu_goes_in_and_comes_out_a_hundred_times(kvm: DeviceKvm, vm: Callab
     assert tscs == sorted(tscs)
 
 
-def test_a_running_vcpu_is_peeked_at_without_being_stopped(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_a_running_vcpu_is_peeked_at_without_being_stopped(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     kvm.execute(Run(v, 0))
     kvm.execute(Start(v, 0))
@@ -273,13 +287,13 @@ def test_a_running_vcpu_is_peeked_at_without_being_stopped(kvm: DeviceKvm, vm: C
         )
 
 
-def test_kicking_who_is_out_does_nothing(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_kicking_who_is_out_does_nothing(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v = vm(1)
     kvm.execute(Kick(v, 0))
     kvm.execute(Run(v, 0))
 
 
-def test_a_vcpu_moves_and_keeps_its_clock(kvm: DeviceKvm, vm: Callable[[int], int]) -> None:
+def test_a_vcpu_moves_and_keeps_its_clock(kvm: X86DeviceKvm, vm: Callable[[int], int]) -> None:
     v, clocks = vm(1), []
     for cpu in sorted(os.sched_getaffinity(0)) * 3:
         kvm.execute(MoveToCpu(v, 0, cpu))
@@ -291,7 +305,7 @@ def test_a_vcpu_moves_and_keeps_its_clock(kvm: DeviceKvm, vm: Callable[[int], in
 
 
 def test_a_tsc_offset_is_read_back_whether_it_took_or_not(
-    kvm: DeviceKvm, vm: Callable[[int], int], trace: Trace
+    kvm: X86DeviceKvm, vm: Callable[[int], int], trace: Trace
 ) -> None:
     v = vm(1)
     if not kvm.execute(CheckExtension(abi.KVM_CAP_VCPU_ATTRIBUTES)):
@@ -303,7 +317,7 @@ def test_a_tsc_offset_is_read_back_whether_it_took_or_not(
     assert readback["same"] == (readback["value"] == 2**64 - 10**12)
 
 
-def test_a_tsc_write_says_whether_the_tsc_went_there(kvm: DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
+def test_a_tsc_write_says_whether_the_tsc_went_there(kvm: X86DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
     v = vm(1)
     kvm.execute(SetMsr(v, 0, MSR_IA32_TSC, 10**12))
     [event] = [e for e in trace.of("op") if e.name == "SetMsr"]
@@ -319,9 +333,9 @@ def test_a_tsc_write_says_whether_the_tsc_went_there(kvm: DeviceKvm, vm: Callabl
 # ---- the trace
 
 
-def test_tracepoints_lie_within_their_operations(kvm: DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
+def test_tracepoints_lie_within_their_operations(kvm: X86DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
     try:
-        Tracepoints().close()
+        Tracepoints(X86Tracing()).close()
     except UserError as missing:
         pytest.skip(str(missing))
     v = vm(1)
@@ -340,7 +354,7 @@ def test_tracepoints_lie_within_their_operations(kvm: DeviceKvm, vm: Callable[[i
     assert (update.vcpu, update.data["vm"]) == (0, v)
 
 
-def test_events_come_in_order_and_are_json(kvm: DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
+def test_events_come_in_order_and_are_json(kvm: X86DeviceKvm, vm: Callable[[int], int], trace: Trace) -> None:
     v = vm(2)
     for i in (0, 1):
         kvm.execute(Run(v, i, (ReadClocks(),)))
@@ -356,12 +370,12 @@ def test_events_come_in_order_and_are_json(kvm: DeviceKvm, vm: Callable[[int], i
     assert Trace.load(out.getvalue().splitlines()).events[-1].name == "here"
 
 
-def test_no_tracepoints_are_said_once(kvm_answers: None, monkeypatch: pytest.MonkeyPatch, trace: Trace) -> None:
+def test_no_tracepoints_are_said_once(x86_answers: None, monkeypatch: pytest.MonkeyPatch, trace: Trace) -> None:
     def none() -> int:
         raise UserError("tracepoints: tracefs is not here")
 
     monkeypatch.setattr(tracefs, "_open_tracefs", none)
-    with DeviceKvm(trace.emit) as kvm:
+    with X86DeviceKvm(trace.emit) as kvm:
         kvm.execute(CreateVm())
     notes = [e for e in trace.of("note") if e.name == "no-tracepoints"]
     assert [n.data["why"] for n in notes] == ["tracepoints: tracefs is not here"]
@@ -382,12 +396,12 @@ def instances() -> set[str]:
         os.close(root)
 
 
-def test_the_trace_instance_goes_with_the_device(kvm_answers: None) -> None:
+def test_the_trace_instance_goes_with_the_device(x86_answers: None) -> None:
     try:
         before = instances()
     except UserError as missing:
         pytest.skip(str(missing))
-    with DeviceKvm(lambda event: None) as one, DeviceKvm(lambda event: None) as two:
+    with X86DeviceKvm(lambda event: None) as one, X86DeviceKvm(lambda event: None) as two:
         assert len([i for i in instances() - before if str(os.getpid()) in i]) == 2
         for kvm in (one, two):
             kvm.execute(CreateVm())
@@ -405,10 +419,10 @@ def left_behind() -> tuple[set[str], int, list[str]]:
 
 
 @pytest.mark.parametrize("how", ["closed", "in the guest", "an error"])
-def test_nothing_is_left_behind(kvm_answers: None, how: str) -> None:
+def test_nothing_is_left_behind(x86_answers: None, how: str) -> None:
     before = left_behind()
 
-    def use(kvm: DeviceKvm) -> None:
+    def use(kvm: X86DeviceKvm) -> None:
         for op in (CreateVm(), CreateVcpu(0), CreateVcpu(0), Run(0, 0), Start(0, 1)):
             kvm.execute(op)
         if how == "closed":
@@ -420,7 +434,7 @@ def test_nothing_is_left_behind(kvm_answers: None, how: str) -> None:
             kvm.execute(GetMsr(0, 9, 0x10))
 
     try:
-        with DeviceKvm(lambda event: None) as kvm:
+        with X86DeviceKvm(lambda event: None) as kvm:
             use(kvm)
     except UserError:
         assert how == "an error"
@@ -430,7 +444,7 @@ def test_nothing_is_left_behind(kvm_answers: None, how: str) -> None:
 # ---- recipes and programs
 
 
-def test_a_recipe_runs_unchanged(kvm: DeviceKvm) -> None:
+def test_a_recipe_runs_unchanged(kvm: X86DeviceKvm) -> None:
     async def recipe(host: Host) -> list[Any]:
         vm = await host.create_vm()
         vcpu = await vm.create_vcpu()
@@ -441,7 +455,7 @@ def test_a_recipe_runs_unchanged(kvm: DeviceKvm) -> None:
     assert reading.page.version == 2
 
 
-def test_a_program_gives_a_trace_that_can_be_loaded(kvm_answers: None) -> None:
+def test_a_program_gives_a_trace_that_can_be_loaded(x86_answers: None) -> None:
     lines: list[str] = []
     steps = [{"actor": "guest", "do": "read", "say": "the guest reads its clocks"}]
     program = {"program": "steps", "vcpus": 1, "steps": steps, "options": {"trace": False}}

@@ -9,9 +9,9 @@ from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED, PvclockVcpuTimeInfo
 from guestclock.arith.kernel import pvclock_scale_delta, u64
 from guestclock.errors import UserError
 from guestclock.kvm import api
-from guestclock.kvm.device import guest
 from guestclock.kvm.device.ioctls import IoctlError
-from guestclock.kvm.device.vcpu import Vcpu, page_of
+from guestclock.kvm.device.x86 import guest
+from guestclock.kvm.device.x86.vcpu import X86Vcpu, page_of
 
 
 def reading(tsc: int, page: PvclockVcpuTimeInfo | None, host_tsc: tuple[int, int]) -> api.ClockReading:
@@ -26,7 +26,7 @@ def reading(tsc: int, page: PvclockVcpuTimeInfo | None, host_tsc: tuple[int, int
 class Entry:
     """The commands of one Run. A WRMSR of the system-time MSR moves the page for the commands behind it."""
 
-    def __init__(self, vcpu: Vcpu, op: api.Run) -> None:
+    def __init__(self, vcpu: X86Vcpu, op: api.Run) -> None:
         if len(op.actions) > guest.MAX_COMMANDS:
             raise UserError(f"Run: {len(op.actions)} actions, the guest's mailbox holds {guest.MAX_COMMANDS}")
         self._actions = op.actions
@@ -34,7 +34,7 @@ class Entry:
         self.page_after = vcpu.page_gpa
         self.commands = [self._command(vcpu, action) for action in op.actions]
 
-    def _command(self, vcpu: Vcpu, action: api.GuestAction) -> guest.Command:
+    def _command(self, vcpu: X86Vcpu, action: api.GuestAction) -> guest.Command:
         if isinstance(action, api.Wrmsr) and action.index in SYSTEM_TIME_MSRS:
             self.page_after = page_of(action.data)
         self._pages.append(self.page_after)
