@@ -8,10 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CVAL
+from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CVAL, TIMER_REGS
 from guestclock.check import PROPERTIES, Mark, Span, errors, groups, host_error, marks, step_at, story, unjudged
 from guestclock.errors import UserError
-from guestclock.kvm.api import CreateVcpu, EnterL2, ExitL2, MoveToCpu, Run, SetCounterOffset, SetOneReg, SetVcpuAttr
+from guestclock.kvm.api import (
+    CreateVcpu,
+    EnterL2,
+    ExitL2,
+    GetOneReg,
+    GetVcpuAttr,
+    Hvc,
+    MoveToCpu,
+    ReadSysreg,
+    Run,
+    SetCounterOffset,
+    SetOneReg,
+    SetVcpuAttr,
+    WriteSysreg,
+)
 from guestclock.sim import Trace
 from tests.check.hand_arm64 import HZ, Hand, clean
 
@@ -520,6 +534,30 @@ def test_by_how_much_a_written_counter_is_off() -> None:
 def test_the_rate_is_no_clock_of_the_host_s() -> None:
     told = story(clean().trace)
     assert {name for look in told.looks for name in look.host} == {"counter"}
+
+
+# ---- what was read by itself
+
+
+def test_registers_that_are_read_one_by_one_are_answers() -> None:
+    hand = clean()
+    hand.step("registers")
+    hand.op(GetOneReg(0, 0, TIMER_REGS["TIMER_CVAL"]), 5)
+    hand.op(GetOneReg(0, 1, 0x603000000013C708), 6)
+    hand.op(GetVcpuAttr(0, 1, 1, 3), 7)
+    hand.op(GetVcpuAttr(0, 1, 1, 0), 27)
+    hand.op(
+        Run(0, 0, (ReadSysreg("CNTV_CTL_EL0"), WriteSysreg("CNTV_CTL_EL0", 1), Hvc(0x86000001))),
+        [8, None, [1, 2, 3, 4]],
+    )
+    hand.refuse(GetOneReg(0, 0, TIMER_REGS["PTIMER_CNT"]), "ENOENT")
+    hand.look()
+    look = story(hand.trace).looks[-1]
+    assert look.answers == [
+        (0, "TIMER_CVAL", 5), (1, "register 0x603000000013c708", 6), (1, "OFFSET_PTIMER", 7), (1, "attribute 1/0", 27),
+        (0, "CNTV_CTL_EL0", 8), (0, "x0", 1), (0, "x1", 2), (0, "x2", 3), (0, "x3", 4),
+    ]  # fmt: skip
+    assert look.troubles == ["GetOneReg refused: ENOENT"]
 
 
 # ---- the first line

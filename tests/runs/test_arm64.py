@@ -198,3 +198,31 @@ def test_a_preempted_vcpu_is_preempted_where_the_model_says():
     assert [e.data["op"]["ns"] for e in trace.of("op") if e.name == "Preempt"] == [3_000_000]
     with pytest.raises(UserError, match=r"'preempt' cannot be done on lab:6.12: use --on model"):
         run(parse(text, "f"), on=["lab:6.12"])
+
+
+NESTED = SHORT.replace("vcpus=1", "vcpus=1\nnested=true") + (
+    "[[step]]\nguest='read'\n[[step]]\nguest='enter-l2'\nvalue='1 h'\n[[step]]\nguest='read'\nas='l2'\n"
+    "[[step]]\nguest='exit-l2'\n[[step]]\nguest='read'\n"
+)
+
+
+def test_a_guest_hypervisor_s_guest_counts_less_its_own_offset():
+    from guestclock.check import marks, story
+    from tests.runs.story import Arm64Story
+
+    (trace,) = run(parse(NESTED, "f"), kernels=["linux-6.18-arm64"])
+    told = Arm64Story(trace)
+    # L2 counts as its hypervisor did before, less an hour.
+    behind = (told.read(2, 0)["cntvct"] - told.read(4, 0)["cntvct"]) % 2**64
+    assert abs(behind * 10**9 // told.hz - HOUR_NS) < 10**6
+    seen = story(trace)
+    assert [r.step for r in seen.readings if r.source == "guest"] == [1, 5], "L2's is no reading of the guest's"
+    assert marks(seen) == []
+
+
+def test_a_guest_hypervisor_is_the_model_s_and_new():
+    with pytest.raises(UserError) as raised:
+        run(parse(NESTED, "f"), on=["lab:6.12"])
+    assert str(raised.value) == "f: [vm]: nested: cannot be done on lab:6.12: use --on model"
+    with pytest.raises(UserError, match=r"linux-6.12-arm64: no guest hypervisors"):
+        run(parse(NESTED, "f"))

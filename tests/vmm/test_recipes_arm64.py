@@ -26,7 +26,7 @@ NEEDS_6_4 = {
     "crosvm-arm64-suspend-resume",
     "crosvm-arm64-suspend-stamped-early",
 }
-BROADCAST = "2021-v2-broadcast"
+BROADCAST = "broadcast-2021-v2"
 HOTPLUG = "arm64-vcpu-hotplug"
 
 

@@ -86,8 +86,9 @@ def run(
         list[str] | None,
         typer.Option(
             "--on",
-            help="Where to run: model (the default); kvm, this host's /dev/kvm; lab:KERNEL, as lab:6.12 (see "
-            "'guestclock lab setup'); all, whatever of the scenario's own list is here. May be repeated.",
+            help="Where to run: model (the default); kvm, this host's /dev/kvm; lab:KERNEL, as lab:6.12, or "
+            "lab:6.12:cortex-a72 for an arm64 kernel on another CPU (see 'guestclock lab setup'); all, whatever of the "
+            "scenario's own list is here. May be repeated.",
             metavar="WHERE",
         ),
     ] = None,

@@ -9,6 +9,7 @@ from typing import Any
 from guestclock.errors import UserError
 from guestclock.kvm.api import Host, Kick, MoveToCpu, Op, Peek, Preempt, Start, serve
 from guestclock.kvm.model import lookup, model_kvm
+from guestclock.kvm.model.arm64.host import KvmOptions as Arm64Options
 from guestclock.machine import Arm64Machine, Machine, X86Machine
 from guestclock.scenario import Variation
 from guestclock.scenario.document import Arm64HostTable
@@ -40,7 +41,8 @@ def run_model(variation: Variation, *, kernel: str, seed: int | None = None, tsc
         scheduler = Scheduler(timeline, drawn_ps(Random(f"{seed} steps"), *DRAWN_STEP_PS))
     machine, meta = _machine(variation, timeline, scheduler, tsc_khz)
     trace = Trace({"on": "model", "kernel": kernel, **meta, "clocksource": machine.clocksource})
-    kvm = model_kvm(machine, lookup(kernel), scheduler, trace.emit)
+    options = Arm64Options(nested=True) if variation.program.get("nested") else None
+    kvm = model_kvm(machine, lookup(kernel), scheduler, trace.emit, options)
     program = (
         {**variation.program, "tsc_khz": machine.tsc_khz} if isinstance(machine, X86Machine) else variation.program
     )

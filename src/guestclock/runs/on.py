@@ -90,8 +90,10 @@ def _own() -> str:
 
 
 def check_steps(scenario: Scenario, on: On) -> None:
-    """Raises UserError for the first step that this machine cannot take."""
+    """Raises UserError for the first step that this machine cannot take, or for a VM that it cannot make."""
     for variation in scenario.variations:
+        if variation.program.get("nested") and on.kind != "model":
+            raise UserError(f"{scenario.name}: [vm]: nested: cannot be done on {on}: use --on model")
         for number, step in enumerate(variation.steps, 1):
             if on.kind not in step.runs_on:
                 can = " or ".join(f"--on {USAGE[kind]}" for kind in USAGE if kind in step.runs_on)

@@ -53,14 +53,16 @@ class VmTable(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Arm64VmTable(msgspec.Struct, forbid_unknown_fields=True):
-    """[vm] on arm64. boot: vCPUs run once at first."""
+    """[vm] on arm64. boot: vCPUs run once at first. nested: they have EL2; the model alone can give it to them."""
 
     vcpus: int
     boot: bool = True
+    nested: bool = False
     expect: Arm64Expect = msgspec.field(default_factory=Arm64Expect)
 
     def program(self) -> dict[str, Any]:
-        return {"arch": ARM64, "vcpus": self.vcpus, "boot": self.boot}
+        nested = {"nested": True} if self.nested else {}
+        return {"arch": ARM64, "vcpus": self.vcpus, "boot": self.boot, **nested}
 
 
 class HostTable(msgspec.Struct, forbid_unknown_fields=True):

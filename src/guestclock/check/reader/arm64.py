@@ -53,6 +53,7 @@ class Arm64Reader(Reader):
         true_hz = Fraction(trace.meta.get("counter_true_hz") or hz)
         super().__init__(trace, true_hz, hz, trace.meta.get("counter_start"))
         self.behind_its_back: set[tuple[int, int]] = set()
+        self.had_l2: set[tuple[int, int | None]] = set()
         self.ran: dict[int, Instant] = {}
         """By VM, when a vCPU was last in the guest and came out."""
         self.away: dict[int, tuple[Instant, Instant]] = {}
@@ -67,8 +68,14 @@ class Arm64Reader(Reader):
                 self.vm_moved(vm, event)
             case "Run" if any(a["action"] in ("EnterL2", "ExitL2") for a in asked["actions"]):
                 self.moved(vm, vcpu, event)
+                self.had_l2.add(which)
             case "Kick" if which in self.behind_its_back:
                 self.moved(vm, vcpu, event)
+
+    def on_peek(self, event: Event) -> None:
+        # KVM's register of a guest hypervisor's virtual counter takes off CNTVOFF_EL2, also where it itself reads none.
+        if (event.data.get("vm", self.vm), event.vcpu) not in self.had_l2:
+            self.reading(event)
 
     def vm_moved(self, vm: int, event: Event) -> None:
         self.moved(vm, None, event)

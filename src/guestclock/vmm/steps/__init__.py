@@ -1,7 +1,7 @@
 """A scenario's steps as a recipe: the same on the model, on this host's KVM and on a kernel in the lab.
 
 A program is JSON: {"arch": "arm64", "vcpus": n, "boot": bool, "look": bool, "steps": [...]}; without "arch" it is
-x86_64's, which has {"kvmclock": "new"|"old"|null} besides. A step is
+x86_64's, which has {"kvmclock": "new"|"old"|null} besides; "nested" (arm64) is for whoever makes the KVM. A step is
 {"actor": "vmm"|"guest"|"host", "do": verb, "say": sentence, "vcpus": [i, ...], ...verb's own keys}.
 `guestclock.scenario` makes programs from TOML and checks them; nothing here is met by unchecked input.
 
