@@ -1,4 +1,4 @@
-"""What one boot of each kernel plays: every built-in scenario that a lab can show, and sequences made by hand."""
+"""What each kernel plays: every built-in scenario that a lab can show, and sequences made by hand."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def hotplug() -> Program:
     return program(wait, vmm("run"), vmm("create-vcpu"), vmm("run"), vmm("run"), boot=True)
 
 
-def unfinished() -> Program:
-    """Leaves the host on another clocksource, 5 s ahead, its clock slewed: the next program must not meet it so."""
+def upheaval() -> Program:
+    """Leaves the host on another clocksource, 5 s ahead, its clock slewed: no other program may meet it so."""
     host = {"actor": "host", "say": "host"}
     return program(
         {**host, "do": "clocksource", "to": "hpet"},
@@ -88,7 +88,7 @@ PROGRAMS: dict[str, Program] = {
     "classify": {"program": "classify"},
     "unknown": {"program": "nonsense"},
     "mistaken": {"program": "steps", "vcpus": 1, "steps": [], "options": {"no-such": True}},
-    "unfinished": unfinished(),
+    "upheaval": upheaval(),
     "probe again": {"program": "probe"},
     "hotplug": hotplug(),
     **SEQUENCES,
