@@ -21,7 +21,6 @@ from guestclock.compare.verdict import Verdict
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.lab import Lab, LabError
-from guestclock.runs.on import ARM64_CPUS
 from guestclock.runs.real import from_lines
 from guestclock.sim import Trace
 
@@ -140,10 +139,8 @@ class Session:
 
     def real(self, programs: Sequence[Program]) -> list[Lines | UserError | LabError]:
         """Their traces, each on a machine of its own."""
-        machine: dict[str, Any] = {} if self.arch == "x86_64" else {"arch": self.arch, "cpu": self.cpu or ARM64_CPUS[0]}
-        return Lab(self.kernel, **machine).outcomes(
-            [{**program, "options": {"host_ops_allowed": True}} for program in programs]
-        )
+        lab = Lab(self.kernel, arch=self.arch, cpu=self.cpu)
+        return lab.outcomes([{**program, "options": {"host_ops_allowed": True}} for program in programs])
 
     def _judge_all(self, programs: Sequence[Program]) -> list[Verdict | None]:
         outcomes = self.real(programs)
