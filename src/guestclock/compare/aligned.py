@@ -121,7 +121,7 @@ class Aligned:
         self.revealed = self.given_away()
 
     def first_read(self, clock: str, usual: int) -> int:
-        """A host clock as it was when the trace began, ns; by its first reading there. usual: where it was never read."""
+        """A host clock when the trace began, ns, by its first reading. usual: where it was never read."""
         event = next((e for e in self.real.of("host") if e.name == clock), None)
         if event is None:
             return usual
