@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from guestclock.errors import UserError
@@ -24,8 +24,10 @@ def run_kvm(variation: Variation) -> Trace:
     return from_lines(lines)
 
 
-def run_lab(variations: Sequence[Variation], kernel: str, cpu: str = "") -> list[Trace]:
-    """On `kernel` in the lab: virtual time, the same bytes each run. One boot for all that ask for one host.
+def run_lab(
+    variations: Sequence[Variation], kernel: str, cpu: str = "", progress: Callable[[str], None] = lambda line: None
+) -> list[Trace]:
+    """On `kernel` in the lab: virtual time, the same bytes each run; for each variation a host that has just booted.
 
     cpu: what an arm64 kernel runs on, "" for the usual. UserError where a tool or the image is missing, or a step
     cannot be done.
@@ -38,7 +40,7 @@ def run_lab(variations: Sequence[Variation], kernel: str, cpu: str = "") -> list
         # The lab's host is ours: a scenario may change its clocksource and its time.
         options = {"options": {"host_ops_allowed": True}}
         programs = [{"program": "steps", **variations[i].program, **options} for i in indices]
-        results = Lab(kernel, **dict(machine)).run_many(programs)
+        results = Lab(kernel, progress=progress, **dict(machine)).run_many(programs)
         traces |= {i: from_lines(lines) for i, lines in zip(indices, results, strict=True)}
     return [traces[i] for i in range(len(variations))]
 

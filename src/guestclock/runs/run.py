@@ -16,7 +16,6 @@ from guestclock.sim import Trace
 from guestclock.vmm.clocks import ARM64, X86_64
 
 DEFAULT_KERNELS = {X86_64: "linux-6.12", ARM64: "linux-6.12-arm64"}
-LABS_AT_ONCE = 2
 
 Progress = Callable[[str], None]
 
@@ -82,23 +81,25 @@ def _kvm(variation: Variation, progress: Progress, scenario: Scenario) -> Trace:
 
 
 def _labs(wanted: dict[On, list[Variation]], progress: Progress, scenario: Scenario) -> dict[On, list[Trace]]:
-    """One boot per kernel asked for (and host the variations ask for), a few at once."""
+    """The variations on each kernel asked for, a few at once."""
     if not wanted:
         return {}
+    from guestclock.lab.process import end_all
     from guestclock.runs.real import run_lab
 
-    def boot(machine: On, variations: list[Variation]) -> list[Trace]:
+    def play(machine: On, variations: list[Variation]) -> list[Trace]:
         for variation in variations:
             progress(f"{machine}: {_named(scenario, variation)}")
-        traces = run_lab(variations, machine.lab, machine.cpu)
+        traces = run_lab(variations, machine.lab, machine.cpu, progress)
         return [_finished(t, str(machine), scenario, v, None) for t, v in zip(traces, variations, strict=True)]
 
-    with ThreadPoolExecutor(LABS_AT_ONCE) as pool:
-        futures = {m: pool.submit(boot, m, variations) for m, variations in wanted.items()}
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        futures = {m: pool.submit(play, m, variations) for m, variations in wanted.items()}
         try:
             return {machine: future.result() for machine, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
             raise
 
 

@@ -70,7 +70,7 @@ OVERLAYS: dict[str, Overlay] = {
         ),
         plain(
             "timer-offset-v8",
-            "arm64, 2021 v8: as v6, the register only for who opts in; it answers what was written",
+            "arm64, 2021 v8: as v6, but the register is only for a VMM that asks for it",
             **_V8,
         ),
     )
