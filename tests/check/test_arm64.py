@@ -314,6 +314,23 @@ def test_a_vcpu_in_kvm_run_sees_all_of_it() -> None:
     assert (vcpus, what) == ((0,), "steps back")
 
 
+def test_a_vcpu_in_kvm_run_sees_all_of_it_where_times_are_known_to_a_tick() -> None:
+    hand = Hand(62_499_871, vcpus=1)
+    hand.look()
+    hand.into_kvm_run(0)
+    hand.wait(S)
+    hand.look()
+    hand.step("another thread's ioctl, at a time that was rounded down")
+    hand.ticks(5)
+    hand.ps = (hand.host_counter() - hand.start) * 10**12 // hand.hz
+    hand.op(SetCounterOffset(0, 0), None)
+    hand.move("cntpct", -HZ)
+    hand.look()
+    assert [(m.what, m.amount.exact) for m in found(hand) if m.clock == "cntpct"] == [
+        ("steps back", -HZ), ("parts", -HZ),
+    ]  # fmt: skip
+
+
 def test_a_counter_stamped_before_the_kick_goes_back_by_what_lay_between() -> None:
     hand = clean()
     hand.into_kvm_run(1)
