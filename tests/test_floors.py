@@ -40,8 +40,11 @@ INSIDE = [
     "guestclock.kvm.device",
     "guestclock.vmm.steps",
     "guestclock.vmm.on_device",
+    "guestclock.vmm.clocks",
     "guestclock.vmm.recipe",
+    "guestclock.vmm.registers",
     "guestclock.vmm.snapshot",
+    "guestclock.vmm.recipes.arm64_by_offset_migrate",
     "guestclock.vmm.recipes.best_before_5_16",
     "guestclock.lab.inside",
 ]
