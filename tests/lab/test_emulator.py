@@ -11,15 +11,17 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.lab import Lab, emulator
+from guestclock.lab.arch import ARM64, X86, Arch
 from guestclock.lab.debian import Archive
 from guestclock.lab.setup import setup
 
 MANIFEST = {"recipe": emulator.RECIPE, "package": "qemu-system-x86_7.2", "libraries": ["lib", "usr/lib"]}
 
 
-def fetched(cache: Path, **changed: object) -> None:
-    (cache / "qemu").mkdir(parents=True)
-    (cache / "qemu/manifest.json").write_text(json.dumps(MANIFEST | changed))
+def fetched(cache: Path, arch: Arch = X86, **changed: object) -> None:
+    place = cache / arch.kept("qemu")
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps(MANIFEST | changed))
 
 
 @pytest.fixture
@@ -27,13 +29,14 @@ def nothing_on_path(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
 
 
-def test_the_one_on_path_comes_first(monkeypatch, tmp_path):
-    fetched(tmp_path)
-    installed = tmp_path / "bin" / emulator.PROGRAM
+@pytest.mark.parametrize("arch", [X86, ARM64])
+def test_the_one_on_path_comes_first(monkeypatch, tmp_path, arch):
+    fetched(tmp_path, arch)
+    installed = tmp_path / "bin" / arch.qemu
     installed.parent.mkdir()
     installed.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(installed.parent))
-    assert emulator.command(tmp_path) == [str(installed)]
+    assert emulator.command(tmp_path, arch) == [str(installed)]
 
 
 def test_a_fetched_one_is_started_through_its_own_loader(nothing_on_path, tmp_path):
@@ -43,6 +46,17 @@ def test_a_fetched_one_is_started_through_its_own_loader(nothing_on_path, tmp_pa
         f"{root}/usr/bin/ld-linux-x86-64.so.2", "--library-path", f"{root}/lib:{root}/usr/lib",
         f"{root}/usr/bin/qemu-system-x86_64", "-L", f"{root}/usr/share/qemu", "-L", f"{root}/usr/share/seabios",
     ]  # fmt: skip
+
+
+def test_each_architecture_has_a_place_and_a_program_of_its_own(nothing_on_path, tmp_path):
+    fetched(tmp_path)
+    assert emulator.find(tmp_path, ARM64) is None
+    fetched(tmp_path, ARM64)
+    root = tmp_path / "arm64-qemu"
+    assert emulator.command(tmp_path, ARM64)[3:] == [
+        f"{root}/usr/bin/qemu-system-aarch64", "-L", f"{root}/usr/share/qemu",
+    ]  # fmt: skip
+    assert emulator.command(tmp_path)[3] == f"{tmp_path}/qemu/usr/bin/qemu-system-x86_64"
 
 
 def test_one_of_another_recipe_is_not_used(nothing_on_path, tmp_path):
@@ -58,6 +72,12 @@ def test_without_any_it_is_said_what_is_missing_and_what_fetches_it(nothing_on_p
         "lab: qemu-system-x86_64 not found (Debian package qemu-system-x86): install it, "
         "or have it fetched: run 'guestclock lab setup'"
     )
+    with pytest.raises(UserError) as raised:
+        emulator.command(arch=ARM64)
+    assert str(raised.value) == (
+        "lab: qemu-system-aarch64 not found (Debian package qemu-system-arm): install it, "
+        "or have it fetched: run 'guestclock lab setup --arch arm64'"
+    )
 
 
 def test_it_is_fetched_for_the_machine_that_it_runs_on(monkeypatch, tmp_path):
@@ -69,7 +89,7 @@ def test_it_is_fetched_for_the_machine_that_it_runs_on(monkeypatch, tmp_path):
 @pytest.mark.lab
 def test_a_fetched_qemu_shows_what_the_installed_one_shows(monkeypatch, tmp_path):
     """To the last bit, where the two are of one version."""
-    installed = shutil.which(emulator.PROGRAM)
+    installed = shutil.which(X86.qemu)
     if installed is None:
         pytest.skip("no qemu-system-x86_64 is installed: every test of the lab runs on a fetched one")
     setup(["6.12"])

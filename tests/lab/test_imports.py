@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,24 @@ def test_relative_imports_are_followed(package):
         "c/deep/four.py",
         "c/deep/three.py",
     }
+
+
+@pytest.fixture
+def collector_that_lets_others_on() -> Iterator[None]:
+    """Anything of Python's that the garbage collector calls (hypothesis has such a thing) may switch threads."""
+
+    def called(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    gc.callbacks.append(called)
+    yield
+    gc.callbacks.remove(called)
+
+
+def test_labs_that_start_together_may_all_ask(tmp_path, collector_that_lets_others_on):
+    """Python 3.11's parser counts its recursion per process: without a lock some of these threads fail."""
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "deep.py").write_text("y = [1, 2, {3: f'{x}', 4: ((((5))))}]\n" * 1000)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: closure(tmp_path / "pkg", ["deep.py"]), range(16)))
+    assert found == [[Path("deep.py")]] * 16

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import json
+import marshal
+import platform
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
 from guestclock.errors import UserError
 from guestclock.lab import image
-from guestclock.lab.debian import version_key
-from guestclock.lab.setup import find_image, kernel_package_pattern, setup
+from guestclock.lab.arch import ARM64, X86, arch_of
+from guestclock.lab.debian import Archive, version_key
+from guestclock.lab.setup import _fetched, find_image, kernel_package_pattern, setup
 from guestclock.lab.tools import cache_dir
 
 NAMES = [
+    "linux-image-6.1.0-58-cloud-arm64",
+    "linux-image-6.1.0-58-cloud-arm64-dbg",
+    "linux-image-6.12-cloud-arm64",
+    "linux-image-6.12.119+deb12-cloud-arm64",
+    "linux-image-6.12.120+deb12-arm64",
+    "linux-image-6.12.120+deb12-cloud-arm64-unsigned",
     "linux-image-6.1.0-9-cloud-amd64",
     "linux-image-6.1.0-56-cloud-amd64",
     "linux-image-6.1.0-57-cloud-amd64-dbg",
@@ -27,16 +38,63 @@ NAMES = [
 
 
 @pytest.mark.parametrize(
-    ("kernel", "newest"),
+    ("arch", "kernel", "newest"),
     [
-        ("6.1", "linux-image-6.1.0-56-cloud-amd64"),
-        ("6.12", "linux-image-6.12.117+deb12-cloud-amd64"),
-        ("6.18", "linux-image-6.18.15+deb13-cloud-amd64"),
+        (X86, "6.1", "linux-image-6.1.0-56-cloud-amd64"),
+        (X86, "6.12", "linux-image-6.12.117+deb12-cloud-amd64"),
+        (X86, "6.18", "linux-image-6.18.15+deb13-cloud-amd64"),
+        (ARM64, "6.1", "linux-image-6.1.0-58-cloud-arm64"),
+        (ARM64, "6.12", "linux-image-6.12.119+deb12-cloud-arm64"),
     ],
 )
-def test_the_newest_signed_cloud_kernel_of_a_series_is_taken(kernel, newest):
-    matching = [name for name in NAMES if re.fullmatch(kernel_package_pattern(kernel), name)]
+def test_the_newest_signed_cloud_kernel_of_a_series_is_taken(arch, kernel, newest):
+    matching = [name for name in NAMES if re.fullmatch(kernel_package_pattern(kernel, arch), name)]
     assert max(matching, key=version_key) == newest
+
+
+def test_what_an_image_is_made_of_is_taken_for_its_architecture(tmp_path):
+    for name in ("libc6_2.36-9_amd64.deb", "libc6_2.36-9_arm64.deb", "libc6-dev_2.36-9_arm64.deb"):
+        (tmp_path / name).touch()
+    for architecture in ("amd64", "arm64"):
+        archive = Archive(tmp_path, print, architecture)
+        assert _fetched(archive, "libc6", tmp_path).name == f"libc6_2.36-9_{architecture}.deb"
+
+
+def test_an_architecture_is_one_that_there_is():
+    assert [arch_of(name) for name in ("x86", "arm64")] == [X86, ARM64]
+    with pytest.raises(UserError, match="lab: architecture 'riscv': expected x86 or arm64"):
+        arch_of("riscv")
+
+
+def python_packages(root: Path) -> Path:
+    """What of them `interpreter` looks for."""
+    for name in (image.PYTHON, "lib/ld-linux-x86-64.so.2", *(f"usr/lib/{name}" for name in image.LIBRARIES)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_bytecode_is_made_by_the_python_that_runs_inside_or_by_another_3_11(monkeypatch, tmp_path):
+    inside, spare = python_packages(tmp_path / "inside"), python_packages(tmp_path / "spare")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    assert image.interpreter(X86, inside, spare)[-1] == str(inside / image.PYTHON)
+    assert image.interpreter(ARM64, inside, spare)[-1] == str(spare / image.PYTHON)
+    monkeypatch.setattr(sys, "version_info", (3, 11, 7))
+    assert image.interpreter(ARM64, inside, tmp_path / "none") == [sys.executable]
+    monkeypatch.setattr(sys, "version_info", (3, 12, 0))
+    assert image.interpreter(ARM64, inside, tmp_path / "none") is None
+    assert image.compile_tree(None, tmp_path, "/", in_place=True) is False
+
+
+def test_what_is_compiled_here_names_the_place_inside_and_never_asks_for_its_source(tmp_path):
+    (tmp_path / "one.py").write_text("def where():\n    return where.__code__.co_filename\n")
+    assert image.compile_tree([sys.executable], tmp_path, "/inside", in_place=True)
+    compiled = (tmp_path / "one.pyc").read_bytes()
+    assert int.from_bytes(compiled[4:8], "little") == 0b01, "a hash that is not checked"
+    names: dict[str, object] = {}
+    exec(marshal.loads(compiled[16:]), names)
+    assert names["where"]() == "/inside/one.py"
 
 
 def test_module_dependencies_are_what_the_module_says():
@@ -56,6 +114,7 @@ def test_an_image_of_another_recipe_is_not_used(tmp_path):
     manifest = {"recipe": image.RECIPE, "package": "linux-image-6.12.117", "base_sha256": "00"}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     assert find_image("6.12", cache=tmp_path) is not None
+    assert find_image("6.12", cache=tmp_path, arch=ARM64) is None
     (directory / "manifest.json").write_text(json.dumps(manifest | {"recipe": image.RECIPE + 1}))
     assert find_image("6.12", cache=tmp_path) is None
 

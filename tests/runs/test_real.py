@@ -9,20 +9,20 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.inspect import classify
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device import open_device
 from guestclock.runs import run
 from guestclock.scenario import load, names
 from tests.runs.story import Story
 from tests.runs.test_threads_2010 import GRID
 
 ON_KVM = [n for n in names() if "kvm" in load(n).on and max(v.wait_ns for v in load(n).variations) < 10 * 10**9]
-ON_LAB = [n for n in names() if "lab:6.12" in load(n).on]
+ON_LAB = [n for n in names() if "lab:6.12" in load(n).on and load(n).arch == "x86_64"]
 
 
 @pytest.fixture(scope="module")
 def kvm_answers():
     try:
-        with DeviceKvm(lambda event: None, trace=False):
+        with open_device(lambda event: None, trace=False):
             pass
     except UserError as missing:
         pytest.skip(str(missing))

@@ -10,8 +10,9 @@ import pytest
 
 from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED
 from guestclock.kvm.api import Host, KvmError
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device.x86 import X86DeviceKvm
 from guestclock.scenario.snapshot_file import decode, encode
+from guestclock.vmm.clocks import X86_64
 from guestclock.vmm.recipe import load, names
 from tests.vmm.world import Operation, Told, create, on_kvm, wrong
 
@@ -24,7 +25,7 @@ ONLY_ON_THE_MODEL = {"stop-all-tscs"}
 
 
 @pytest.fixture
-def tsc_obeys(kvm: DeviceKvm) -> bool:
+def tsc_obeys(kvm: X86DeviceKvm) -> bool:
     """Whether a TSC that is written is the TSC that is read: success alone is no evidence."""
 
     async def probe(khz: int) -> bool:
@@ -36,7 +37,7 @@ def tsc_obeys(kvm: DeviceKvm) -> bool:
     return answer
 
 
-def carried_out(kvm: DeviceKvm, name: str, **more: object) -> Told:
+def carried_out(kvm: X86DeviceKvm, name: str, **more: object) -> Told:
     operation = Operation(load(name), age_ns=AGE_NS, down_ns=DOWN_NS, **more)  # type: ignore[arg-type]
     try:
         told: Told = on_kvm(operation.run, kvm)
@@ -47,8 +48,8 @@ def carried_out(kvm: DeviceKvm, name: str, **more: object) -> Told:
     return told
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name not in ONLY_ON_THE_MODEL])
-def test_the_clocks_do_what_the_policy_says(name: str, kvm: DeviceKvm, tsc_obeys: bool) -> None:
+@pytest.mark.parametrize("name", [name for name in names(X86_64) if name not in ONLY_ON_THE_MODEL])
+def test_the_clocks_do_what_the_policy_says(name: str, kvm: X86DeviceKvm, tsc_obeys: bool) -> None:
     policy = dict(load(name).policy)
     told = carried_out(kvm, name)
     assert wrong(told, policy, down_ns=DOWN_NS, clocks=() if tsc_obeys else ("kvmclock",)) == []
@@ -56,26 +57,26 @@ def test_the_clocks_do_what_the_policy_says(name: str, kvm: DeviceKvm, tsc_obeys
         assert len(wrong(told, policy, down_ns=DOWN_NS, clocks=("tsc",))) == 2
 
 
-def test_the_check_flags_the_opposite_policy(kvm: DeviceKvm) -> None:
+def test_the_check_flags_the_opposite_policy(kvm: X86DeviceKvm) -> None:
     told = carried_out(kvm, "by-value-restore")
     assert len(wrong(told, {"kvmclock": "run"}, down_ns=DOWN_NS)) == 2
     told = carried_out(kvm, "firecracker-pause-resume")
     assert len(wrong(told, {"kvmclock": "freeze", "tsc": "freeze"}, down_ns=DOWN_NS)) == 4
 
 
-def test_the_guest_is_told_that_it_was_stopped(kvm: DeviceKvm) -> None:
+def test_the_guest_is_told_that_it_was_stopped(kvm: X86DeviceKvm) -> None:
     for name, tells in (("firecracker-restore", True), ("firecracker-restore-without-ctrl", False)):
         told = carried_out(kvm, name)
         flags = [reading.page.flags for reading in told.after.vcpus if reading.page is not None]
         assert [bool(f & PVCLOCK_GUEST_STOPPED) for f in flags] == [tells, tells]
 
 
-def test_by_way_of_a_file_the_recipe_still_holds(kvm: DeviceKvm) -> None:
+def test_by_way_of_a_file_the_recipe_still_holds(kvm: X86DeviceKvm) -> None:
     told = carried_out(kvm, "firecracker-restore", through=lambda s: decode(encode(s), "x.json"))
     assert wrong(told, {"kvmclock": "freeze"}, down_ns=DOWN_NS) == []
 
 
-def test_restoring_offsets_twice_gives_the_same_bits(kvm: DeviceKvm) -> None:
+def test_restoring_offsets_twice_gives_the_same_bits(kvm: X86DeviceKvm) -> None:
     recipe = load("offset-restore")
 
     async def world(khz: int) -> list[list[int]]:

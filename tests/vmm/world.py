@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guestclock.kvm.api import ClockReading, Host, Vm, drive, serve
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device.x86 import X86DeviceKvm
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import X86Kvm
 from guestclock.machine import HostSpec, X86Machine
@@ -126,7 +126,7 @@ def on_model(what: Callable[[int], Any], kernel: str, *, spec: HostSpec | None =
     return results[0]
 
 
-def on_kvm(what: Callable[[int], Any], kvm: DeviceKvm) -> Any:
+def on_kvm(what: Callable[[int], Any], kvm: X86DeviceKvm) -> Any:
     """The same over this machine's ioctls."""
     return drive(what(kvm.tsc_khz), kvm.execute)
 

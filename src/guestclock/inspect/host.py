@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from guestclock.arith.kernel import clocks_calc_mult_shift, kvm_get_time_scale
+from guestclock.errors import UserError
 from guestclock.inspect.probe import Observations, WriteProbe, observe
 from guestclock.kvm.api import Host, Op, drive
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device import open_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ def classify(execute: Callable[[Op], Any] | None = None) -> HostReport:
     """Puts the questions to an executor, or to this machine's KVM. Raises UserError where there is none."""
     if execute is not None:
         return conclude(drive(observe(Host()), execute))
-    with DeviceKvm(lambda event: None, trace=False) as kvm:
+    if platform.machine() != "x86_64":
+        raise UserError(f"host: this machine is {platform.machine()}: the questions asked are those of x86_64")
+    with open_device(lambda event: None, trace=False) as kvm:
         return conclude(drive(observe(Host()), kvm.execute), kvm.meta())
 
 

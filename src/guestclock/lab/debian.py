@@ -28,8 +28,11 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 class Apt:
     """One way to ask apt: the machine's own, or a private one under `root`."""
 
-    def __init__(self, root: Path | None = None, sources: str | None = None) -> None:
-        """root: directory of a private apt; None is the machine's. sources: its sources.list; None is the machine's."""
+    def __init__(self, root: Path | None = None, sources: str | None = None, architecture: str = "amd64") -> None:
+        """root: directory of a private apt; None is the machine's. sources: its sources.list; None is the machine's.
+
+        architecture: whose packages a private apt knows.
+        """
         self.options: list[str] = []
         if root is not None:
             for name in ("state/lists/partial", "cache/archives/partial", "parts"):
@@ -39,8 +42,8 @@ class Apt:
             self._set("Dir::State", root / "state")
             self._set("Dir::State::status", status)
             self._set("Dir::Cache", root / "cache")
-            self._set("APT::Architecture", "amd64")
-            self._set("APT::Architectures", "amd64")
+            self._set("APT::Architecture", architecture)
+            self._set("APT::Architectures", architecture)
             if sources is not None:
                 (root / "sources.list").write_text(sources)
                 self._set("Dir::Etc::sourcelist", root / "sources.list")
@@ -96,13 +99,14 @@ class Apt:
 
 
 class Archive:
-    """All the ways to a package, cheapest first; each is made only when the ones before it did not do."""
+    """All the ways to an architecture's packages, cheapest first; each is made only when those before it did not do."""
 
-    def __init__(self, cache: Path, progress: Progress) -> None:
+    def __init__(self, cache: Path, progress: Progress, architecture: str = "amd64") -> None:
         self.cache = cache
         self.progress = progress
+        self.architecture = architecture
         self.ways: list[Apt] = []
-        if _machine_is_amd64():
+        if _machine_s_architecture() == architecture:
             self.ways.append(Apt())
         self.makers: list[Callable[[], Apt]] = [self._same_sources, self._further_suites]
 
@@ -153,7 +157,7 @@ class Archive:
 
     def _same_sources(self) -> Apt:
         self.progress("apt: reading the package lists of this machine's sources anew")
-        apt = Apt(self.cache / "apt-same")
+        apt = Apt(self._root("apt-same"), architecture=self.architecture)
         apt.update()
         return apt
 
@@ -167,9 +171,12 @@ class Archive:
             if mirror is not None:
                 lines.append(f"deb [signed-by={mirror[1]}] {mirror[0]} {suite} main\n")
         self.progress(f"apt: reading the package lists of {', '.join(FURTHER_SUITES)}")
-        apt = Apt(self.cache / "apt-further", "".join(lines))
+        apt = Apt(self._root("apt-further"), "".join(lines), self.architecture)
         apt.update()
         return apt
+
+    def _root(self, name: str) -> Path:
+        return self.cache / (name if self.architecture == "amd64" else f"{name}-{self.architecture}")
 
 
 def version_key(name: str) -> tuple[int, ...]:
@@ -185,6 +192,6 @@ def unpack(deb: Path, into: Path) -> None:
         raise UserError(f"lab: {deb.name}: {done.stderr.strip()}")
 
 
-def _machine_is_amd64() -> bool:
+def _machine_s_architecture() -> str:
     shown = subprocess.run([require("dpkg"), "--print-architecture"], capture_output=True, text=True, check=False)
-    return shown.stdout.strip() == "amd64"
+    return shown.stdout.strip()

@@ -5,7 +5,8 @@ archive, see `overlay`. What is left out is left out to be small: the kernel unp
 
 Traps (lab-x86.md sections 1, 4, 6): keep the bzImage (a bare vmlinux boots faster, but cannot wake from S3); gzip costs
 1.8 s of boot, no compression costs nothing; the cloud kernels have no 9p, so an initramfs is the only way in; their
-modules are .ko.xz in 6.12 and later, and busybox's insmod wants .ko.
+modules are .ko.xz in 6.12 and later, and busybox's insmod wants .ko. Debian's arm64 kernels are raw images, which QEMU
+starts as they are; KVM is built in.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import lzma
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from guestclock.errors import UserError
 from guestclock.lab import newc
+from guestclock.lab.arch import Arch
 
 RECIPE = 1
 """Counts changes of what goes into an image: images of another number are built anew."""
@@ -35,7 +38,6 @@ PYTHON_PACKAGES = (
 )
 
 LIBRARIES = ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "libffi.so.8")
-LOADER = "ld-linux-x86-64.so.2"
 PYTHON = "usr/bin/python3.11"
 STDLIB = "usr/lib/python3.11"
 
@@ -55,28 +57,25 @@ NEVER_INSIDE = frozenset((
 
 ENCODINGS = frozenset(("__init__", "aliases", "ascii", "latin_1", "utf_8", "idna"))
 
-LOADED_MODULES = ("kvm_amd",)
-OTHER_MODULES = ("button",)
-"""There, but not loaded by init. `button` is what lets a QMP system_powerdown wake the lab from s2idle."""
 
-
-def base_entries(kernel: Path, python: Path) -> list[newc.Entry]:
+def base_entries(kernel: Path, python: Path, arch: Arch, compiler: Sequence[str] | None) -> list[newc.Entry]:
     """Everything of the base archive.
 
     kernel, python: where the kernel's package and Python's packages (with libraries and busybox) were unpacked.
+    compiler: see `interpreter`.
     """
     entries = [
         newc.executable("bin/busybox", _one(python, "busybox").read_bytes()),
         newc.executable(PYTHON, (python / PYTHON).read_bytes()),
-        newc.executable(f"lib64/{LOADER}", _one(python, LOADER).read_bytes()),
+        newc.executable(arch.loader, _one(python, Path(arch.loader).name).read_bytes()),
         newc.character_device("dev/console", 5, 1),
     ]
-    entries += [newc.executable(f"lib/x86_64-linux-gnu/{name}", _one(python, name).read_bytes()) for name in LIBRARIES]
+    entries += [newc.executable(f"lib/{arch.triplet}/{name}", _one(python, name).read_bytes()) for name in LIBRARIES]
     entries += [newc.directory(name) for name in ("proc", "sys", "tmp", "run")]
-    entries += [newc.Entry(path, data) for path, data in _standard_library(python)]
-    modules = load_order(kernel, LOADED_MODULES)
+    entries += [newc.Entry(path, data) for path, data in _standard_library(python, compiler)]
+    modules = load_order(kernel, arch.modules)
     entries.append(newc.Entry("modules/order", "".join(f"{name}\n" for name in modules).encode()))
-    modules |= load_order(kernel, OTHER_MODULES)
+    modules |= load_order(kernel, arch.other_modules)
     entries += [newc.Entry(f"modules/{name}.ko", data) for name, data in modules.items()]
     return entries
 
@@ -113,13 +112,26 @@ def _module(root: Path, name: str) -> bytes | None:
     return None
 
 
-def compile_tree(root: Path, tree: Path, shown_as: str, *, in_place: bool) -> bool:
-    """Compile Python files with the very interpreter that will run inside; False where this machine cannot run it.
+def interpreter(arch: Arch, python: Path, spare: Path) -> list[str] | None:
+    """How a Python is started here whose bytecode the one inside takes; None where there is none.
 
-    root: where the Python packages were unpacked. tree: what to compile. shown_as: its path inside, for tracebacks.
-    in_place: `x.pyc` beside `x.py` (works without the source) instead of in `__pycache__`.
+    On the lab's own architecture it is the very one that runs inside, from its packages in `python`. Else any 3.11
+    does: bytecode knows no architecture. spare: where the packages of this machine's own were unpacked, or nothing is.
     """
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
+    packages = python if arch.machine == platform.machine() else spare
+    if platform.system() == "Linux" and (packages / PYTHON).exists():
+        directories = sorted({str(_one(packages, name).parent) for name in LIBRARIES})
+        return [str(_one(packages, "ld-linux-*.so.*")), "--library-path", ":".join(directories), str(packages / PYTHON)]
+    return [sys.executable] if sys.version_info[:2] == (3, 11) else None
+
+
+def compile_tree(compiler: Sequence[str] | None, tree: Path, shown_as: str, *, in_place: bool) -> bool:
+    """Compile Python files for the interpreter that will run inside; False where this machine cannot do it.
+
+    compiler: see `interpreter`. tree: what to compile. shown_as: its path inside, for tracebacks. in_place: `x.pyc`
+    beside `x.py` (works without the source) instead of in `__pycache__`.
+    """
+    if compiler is None:
         return False
     code = (
         "import compileall, py_compile, sys\n"
@@ -127,22 +139,11 @@ def compile_tree(root: Path, tree: Path, shown_as: str, *, in_place: bool) -> bo
         f" prependdir={shown_as!r}, legacy={in_place},"
         " invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)\n"
     )
-    directories = sorted({str(_one(root, name).parent) for name in LIBRARIES})
-    command: list[str | Path] = [
-        _one(root, LOADER),
-        "--library-path",
-        ":".join(directories),
-        root / PYTHON,
-        "-S",
-        "-E",
-        "-c",
-        code,
-    ]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return subprocess.run([*compiler, "-S", "-E", "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def _standard_library(root: Path) -> Iterator[tuple[str, bytes]]:
-    compiled = compile_tree(root, root / STDLIB, f"/{STDLIB}", in_place=True)
+def _standard_library(root: Path, compiler: Sequence[str] | None) -> Iterator[tuple[str, bytes]]:
+    compiled = compile_tree(compiler, root / STDLIB, f"/{STDLIB}", in_place=True)
     for path in sorted((root / STDLIB).rglob("*")):
         inside = path.relative_to(root / STDLIB)
         source_name = inside.with_suffix(".py") if path.suffix == ".pyc" else inside

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_PARSING = threading.Lock()
+"""Python 3.11 counts the parser's recursion per process: of two threads that parse at one time one fails where the
+garbage collector lets the other on (SystemError, "AST constructor recursion depth mismatch")."""
 
 
 def closure(package: Path, roots: Iterable[str], *, empty: Iterable[str] = ()) -> list[Path]:
@@ -28,7 +33,9 @@ def closure(package: Path, roots: Iterable[str], *, empty: Iterable[str] = ()) -
         waiting += [init for up in inside.parents if (init := package / up / "__init__.py").exists()]
         if path not in unread:
             around = [package.name, *inside.parent.parts]
-            for name in _imported(ast.parse(path.read_bytes()).body, around):
+            with _PARSING:
+                parsed = ast.parse(path.read_bytes())
+            for name in _imported(parsed.body, around):
                 waiting += _files(package, name)
     return sorted(path.relative_to(package) for path in found)
 

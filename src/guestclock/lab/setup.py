@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import platform
 import re
 import shutil
 import tempfile
@@ -20,10 +21,15 @@ from pathlib import Path
 
 from guestclock.errors import UserError
 from guestclock.lab import emulator, image, newc
+from guestclock.lab.arch import X86, Arch, arch_of
 from guestclock.lab.debian import Archive, unpack
 from guestclock.lab.tools import cache_dir
 
 DEFAULT_KERNELS = ("6.1", "6.12")
+SPARE = "spare"
+"""Directory of an image in which there is another Python, of this machine's architecture, where it takes that one to
+compile for the one inside.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Image:
     package: str
     """The Debian kernel package this is."""
     base_sha256: str
+    arch: str = X86.name
 
     @property
     def kernel(self) -> Path:
@@ -49,15 +56,22 @@ class Image:
         """The unpacked Python packages, for compiling with the interpreter that runs inside."""
         return self.directory / "python"
 
+    @property
+    def compiler(self) -> list[str] | None:
+        """See `image.interpreter`."""
+        return image.interpreter(arch_of(self.arch), self.python_root, self.directory / SPARE)
+
 
 def setup(
     kernels: Sequence[str] = DEFAULT_KERNELS,
     *,
+    arch: Arch = X86,
     progress: Callable[[str], None] = print,
     cache: Path | None = None,
     refresh: bool = False,
 ) -> list[Image]:
-    """Have an image for each of these kernels ("6.1", "6.12", ...), making the missing ones, and a QEMU to run them.
+    """Have an image for each of these kernels ("6.1", "6.12", ...) of an architecture, making the missing ones, and a
+    QEMU to run them.
 
     refresh: look for a newer package even where an image is there.
     """
@@ -70,24 +84,35 @@ def setup(
         raise UserError(f"lab: {cache} cannot be made: {error.strerror}") from None
     made = []
     with _locked(cache / "lock"):
-        archive: Archive | None = None
-        if emulator.find(cache) is None:
-            archive = Archive(cache, progress)
-            progress("lab: fetching QEMU and what it depends on (45 MB)")
-            progress(f"lab: QEMU ready ({emulator.fetch(archive, cache).package})")
+        archives = Archives(cache, progress)
+        if emulator.find(cache, arch) is None:
+            progress(f"lab: fetching {arch.qemu} and what it depends on (45 MB)")
+            progress(f"lab: QEMU ready ({emulator.fetch(archives.of(X86), cache, arch).package})")
         for kernel in kernels:
-            ready = None if refresh else find_image(kernel, cache=cache)
+            ready = None if refresh else find_image(kernel, cache=cache, arch=arch)
             if ready is None:
-                archive = archive or Archive(cache, progress)
-                ready = _make(kernel, archive, cache, progress)
-            progress(f"lab {kernel}: ready ({ready.package})")
+                ready = _make(kernel, arch, archives, cache, progress)
+            progress(f"lab {arch.kept(kernel)}: ready ({ready.package})")
             made.append(ready)
     return made
 
 
-def find_image(kernel: str, *, cache: Path | None = None) -> Image | None:
+class Archives:
+    """Debian's packages by architecture; what knows them is made when the first is asked for."""
+
+    def __init__(self, cache: Path, progress: Callable[[str], None]) -> None:
+        self._cache, self._progress = cache, progress
+        self._made: dict[str, Archive] = {}
+
+    def of(self, arch: Arch) -> Archive:
+        if arch.name not in self._made:
+            self._made[arch.name] = Archive(self._cache, self._progress, arch.debian)
+        return self._made[arch.name]
+
+
+def find_image(kernel: str, *, cache: Path | None = None, arch: Arch = X86) -> Image | None:
     """The image of a kernel, or None where there is none that this version of guestclock can use."""
-    directory = (cache or cache_dir()) / "images" / check_name(kernel)
+    directory = (cache or cache_dir()) / "images" / arch.kept(check_name(kernel))
     try:
         found = Image(directory=directory, **json.loads((directory / "manifest.json").read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -101,38 +126,47 @@ def check_name(kernel: str) -> str:
     return kernel
 
 
-def kernel_package_pattern(kernel: str) -> str:
+def kernel_package_pattern(kernel: str, arch: Arch = X86) -> str:
     """Matches the packages of one kernel series, not the meta-package, not the unsigned or debug ones."""
-    return rf"linux-image-{re.escape(kernel)}\.\d+(\+[a-z0-9.]+)?(-\d+)?-cloud-amd64"
+    return rf"linux-image-{re.escape(kernel)}\.\d+(\+[a-z0-9.]+)?(-\d+)?-cloud-{arch.debian}"
 
 
-def _make(kernel: str, archive: Archive, cache: Path, progress: Callable[[str], None]) -> Image:
-    package = archive.newest(kernel_package_pattern(kernel))
+def _make(kernel: str, arch: Arch, archives: Archives, cache: Path, progress: Callable[[str], None]) -> Image:
+    archive = archives.of(arch)
+    package = archive.newest(kernel_package_pattern(kernel, arch))
     images = cache / "images"
     images.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=images, prefix="partial-") as partial:
-        made, root, python = Path(partial) / "image", Path(partial) / "root", Path(partial) / "image" / "python"
+        made, root = Path(partial) / "image", Path(partial) / "root"
+        python, spare = made / "python", made / SPARE
         for name in (package, *image.PYTHON_PACKAGES):
-            progress(f"lab {kernel}: fetching {name}")
+            progress(f"lab {arch.kept(kernel)}: fetching {name}")
             unpack(_fetched(archive, name, cache / "debs"), root if name == package else python)
-        shutil.rmtree(python / "usr" / "share", ignore_errors=True)  # documentation
-        progress(f"lab {kernel}: packing")
-        base = newc.archive(image.base_entries(root, python))
+        if image.interpreter(arch, python, spare) is None and platform.machine() == X86.machine:
+            for name in image.PYTHON_PACKAGES:
+                progress(f"lab {arch.kept(kernel)}: fetching {name} for this machine, which has no Python 3.11")
+                unpack(_fetched(archives.of(X86), name, cache / "debs"), spare)
+        for place in (python, spare):
+            shutil.rmtree(place / "usr" / "share", ignore_errors=True)  # documentation
+        progress(f"lab {arch.kept(kernel)}: packing")
+        base = newc.archive(image.base_entries(root, python, arch, image.interpreter(arch, python, spare)))
         (made / "base.cpio").write_bytes(base)
         (made / "vmlinuz").write_bytes(image.kernel_image(root))
-        result = Image(images / kernel, image.RECIPE, package, hashlib.sha256(base).hexdigest())
+        place = images / arch.kept(kernel)
+        result = Image(place, image.RECIPE, package, hashlib.sha256(base).hexdigest(), arch.name)
         facts = asdict(result)
         del facts["directory"]
         (made / "manifest.json").write_text(json.dumps(facts, indent=2) + "\n")
         old = Path(partial) / "old"
-        if result.directory.exists():
-            result.directory.rename(old)
-        made.rename(result.directory)
+        if place.exists():
+            place.rename(old)
+        made.rename(place)
     return result
 
 
 def _fetched(archive: Archive, package: str, debs: Path) -> Path:
-    return next(iter(sorted(debs.glob(f"{package}_*.deb"), reverse=True)), None) or archive.fetch(package, debs)
+    kept = sorted(debs.glob(f"{package}_*_{archive.architecture}.deb"), reverse=True)
+    return kept[0] if kept else archive.fetch(package, debs)
 
 
 @contextmanager

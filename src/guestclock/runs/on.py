@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from dataclasses import dataclass
 
 from guestclock.errors import UserError
 from guestclock.scenario import Scenario, Variation
+from guestclock.scenario.quantity import did_you_mean
+from guestclock.vmm.clocks import ARM64
 
 USAGE = {"model": "model", "lab": "lab:KERNEL", "kvm": "kvm"}
+ARM64_CPUS = ("neoverse-n1", "neoverse-n1-nvhe", "cortex-a72")
+"""What an arm64 kernel of the lab may run on: with VHE, with VHE left unused, without. The first if none is named."""
+
 KVM_WAIT_LIMIT_NS = 120 * 10**9
 """Where a second is a second, a run that waits longer in all is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """kind: "model", "kvm" or "lab"; lab: its kernel, "6.12"."""
+    """kind: "model", "kvm" or "lab"; lab: its kernel, "6.12"; cpu: what an arm64 kernel runs on, "" for the usual."""
 
     kind: str
     lab: str = ""
+    cpu: str = ""
 
     def __str__(self) -> str:
-        return f"lab:{self.lab}" if self.kind == "lab" else self.kind
+        return ":".join(filter(None, (self.kind, self.lab, self.cpu)))
 
 
 def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
@@ -30,7 +37,9 @@ def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
     here, missing = [], []
     for name in scenario.on:
         try:
-            _ask(parse_on(name))
+            on = parse_on(name)
+            check_architecture(scenario, on)
+            _ask(on, scenario.arch)
         except UserError as absent:
             missing.append(f"not on {name}: {absent}")
         else:
@@ -38,7 +47,7 @@ def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
     return here, missing
 
 
-def _ask(on: On) -> None:
+def _ask(on: On, arch: str) -> None:
     """Raises UserError if the machine is not here."""
     if on.kind == "kvm":
         from guestclock.kvm.device.ioctls import open_kvm
@@ -54,17 +63,37 @@ def parse_on(text: str) -> On:
     """The machine `text` names. Raises UserError with what was expected; whether it is there is asked later."""
     if text in ("model", "kvm"):
         return On(text)
-    kind, colon, kernel = text.partition(":")
+    kind, colon, rest = text.partition(":")
     if kind == "lab" and colon:
+        kernel, colon, cpu = rest.partition(":")
         if not re.fullmatch(r"\d+\.\d+", kernel):
             raise UserError(f"--on {text}: expected a kernel like lab:6.12")
-        return On("lab", kernel)
+        if colon and cpu not in ARM64_CPUS:
+            near = did_you_mean(cpu, ARM64_CPUS) or f", expected one of {', '.join(ARM64_CPUS)}"
+            raise UserError(f"--on {text}: unknown CPU {cpu!r}{near}")
+        return On("lab", kernel, cpu)
     raise UserError(f"--on {text}: expected model, kvm, lab:KERNEL (as lab:6.12) or all")
 
 
+def check_architecture(scenario: Scenario, on: On) -> None:
+    """Raises UserError where the machine is of another architecture than the scenario's guest."""
+    if on.cpu and scenario.arch != ARM64:
+        raise UserError(f"--on {on}: is an arm64 CPU, {scenario.name} is for {scenario.arch}: use --on lab:{on.lab}")
+    if on.kind == "kvm" and (host := _own()) != scenario.arch:
+        raise UserError(f"--on kvm: this host is {host}, {scenario.name} is for {scenario.arch}: use --on lab:KERNEL")
+
+
+def _own() -> str:
+    """This host's architecture, as scenarios call it."""
+    machine = platform.machine()
+    return {"aarch64": ARM64}.get(machine, machine)
+
+
 def check_steps(scenario: Scenario, on: On) -> None:
-    """Raises UserError for the first step that this machine cannot take."""
+    """Raises UserError for the first step that this machine cannot take, or for a VM that it cannot make."""
     for variation in scenario.variations:
+        if variation.program.get("nested") and on.kind != "model":
+            raise UserError(f"{scenario.name}: [vm]: nested: cannot be done on {on}: use --on model")
         for number, step in enumerate(variation.steps, 1):
             if on.kind not in step.runs_on:
                 can = " or ".join(f"--on {USAGE[kind]}" for kind in USAGE if kind in step.runs_on)

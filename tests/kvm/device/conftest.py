@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from guestclock.errors import UserError
-from guestclock.kvm.device import DeviceKvm
+from guestclock.kvm.device import DeviceKvm, open_device
 from guestclock.kvm.device.ioctls import open_kvm
 from guestclock.sim.trace import Trace
 
 
 def why_no_kvm() -> str | None:
     try:
-        with DeviceKvm(lambda event: None, trace=False):
+        with open_device(lambda event: None, trace=False):
             return None
     except UserError as missing:
         return str(missing)
@@ -41,5 +41,5 @@ def trace() -> Trace:
 
 @pytest.fixture
 def kvm(kvm_answers: None, trace: Trace) -> Iterator[DeviceKvm]:
-    with DeviceKvm(trace.emit) as device:
+    with open_device(trace.emit) as device:
         yield device

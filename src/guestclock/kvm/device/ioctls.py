@@ -1,4 +1,4 @@
-"""KVM's ioctls, raw: one call, its answer, and the host TSC on both sides of it."""
+"""KVM's ioctls, raw: one call, its answer, and the host's counter on both sides of it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ import os
 from dataclasses import dataclass
 
 from guestclock.abi import ioctl as abi
-from guestclock.abi.kvm import KvmDeviceAttr, KvmOneMsr
+from guestclock.abi.kvm import KvmDeviceAttr
 from guestclock.errors import UserError
 from guestclock.kvm.device import native
 
 DEVICE = "/dev/kvm"
 
+Stamps = tuple[int, int]
+"""The host's counter before and after something: x86's TSC, arm64's CNTVCT_EL0."""
+
 
 class IoctlError(Exception):
-    """KVM refused: `errno` is the name ("EINVAL"), `host_tsc` the sandwich of the call, `why` what is known besides."""
+    """KVM refused: `errno` is the name ("EINVAL"), `stamps` the sandwich of the call, `why` what is known besides."""
 
-    def __init__(self, errno_name: str, host_tsc: tuple[int, int], why: str = "") -> None:
+    def __init__(self, errno_name: str, stamps: Stamps, why: str = "") -> None:
         super().__init__(f"{errno_name}" + (f" ({why})" if why else ""))
-        self.errno, self.host_tsc, self.why = errno_name, host_tsc, why
+        self.errno, self.stamps, self.why = errno_name, stamps, why
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an ioctl returned, the bytes of its argument afterwards, and (before, after) of the host's TSC."""
+    """What an ioctl returned, its sandwich, and the bytes of its argument afterwards."""
 
     value: int
-    host_tsc: tuple[int, int]
+    stamps: Stamps
     data: bytes = b""
 
 
@@ -50,45 +53,17 @@ def call(fd: int, request: int, argument: int | bytes = 0) -> Answer:
     return Answer(value, (before, after), data)
 
 
-def set_msr(vcpu_fd: int, index: int, data: int) -> Answer:
-    answer = call(vcpu_fd, abi.KVM_SET_MSRS, KvmOneMsr(index, data).pack())
-    if answer.value != 1:  # the ioctl's way to refuse an MSR is to stop counting before it
-        raise IoctlError("EINVAL", answer.host_tsc, f"KVM_SET_MSRS took {answer.value} of 1 MSRs, index {index:#x}")
-    return answer
+def set_attr(fd: int, group: int, attr: int, value: bytes) -> Answer:
+    """KVM_SET_DEVICE_ATTR: of a device, or of a vCPU (no such ioctl there on x86 before 5.16: EINVAL)."""
+    buffer = ctypes.create_string_buffer(value, len(value))
+    return call(fd, abi.KVM_SET_DEVICE_ATTR, KvmDeviceAttr(group, attr, ctypes.addressof(buffer)).pack())
 
 
-def get_msr(vcpu_fd: int, index: int) -> tuple[int, tuple[int, int]]:
-    """(value, sandwich)."""
-    answer = call(vcpu_fd, abi.KVM_GET_MSRS, KvmOneMsr(index).pack())
-    if answer.value != 1:
-        raise IoctlError("EINVAL", answer.host_tsc, f"KVM_GET_MSRS gave {answer.value} of 1 MSRs, index {index:#x}")
-    return KvmOneMsr.unpack(answer.data).data, answer.host_tsc
-
-
-def set_tsc_offset(vcpu_fd: int, offset: int) -> Answer:
-    value = ctypes.c_uint64(offset)
-    attr = KvmDeviceAttr(abi.KVM_VCPU_TSC_CTRL, abi.KVM_VCPU_TSC_OFFSET, ctypes.addressof(value))
-    return call(vcpu_fd, abi.KVM_SET_DEVICE_ATTR, attr.pack())
-
-
-def get_tsc_offset(vcpu_fd: int) -> tuple[int, tuple[int, int]]:
-    """(offset u64, sandwich). EINVAL before 5.16 (no such ioctl)."""
-    value = ctypes.c_uint64()
-    attr = KvmDeviceAttr(abi.KVM_VCPU_TSC_CTRL, abi.KVM_VCPU_TSC_OFFSET, ctypes.addressof(value))
-    answer = call(vcpu_fd, abi.KVM_GET_DEVICE_ATTR, attr.pack())
-    return value.value, answer.host_tsc
-
-
-def supported_cpuid(kvm_fd: int) -> bytes:
-    """struct kvm_cpuid2 of all that this KVM can offer a guest; KVM_SET_CPUID2 takes it as it is."""
-    room = 64
-    while True:
-        try:
-            return call(kvm_fd, abi.KVM_GET_SUPPORTED_CPUID, room.to_bytes(4, "little") + bytes(4 + 40 * room)).data
-        except IoctlError as refusal:
-            if refusal.errno != "E2BIG" or room >= 4096:
-                raise
-        room *= 2
+def get_attr(fd: int, group: int, attr: int, size: int) -> Answer:
+    """KVM_GET_DEVICE_ATTR; `data` is the attribute's value, of so many bytes."""
+    buffer = ctypes.create_string_buffer(size)
+    answer = call(fd, abi.KVM_GET_DEVICE_ATTR, KvmDeviceAttr(group, attr, ctypes.addressof(buffer)).pack())
+    return Answer(answer.value, answer.stamps, buffer.raw)
 
 
 def open_kvm(path: str = DEVICE) -> int:

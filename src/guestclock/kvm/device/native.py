@@ -1,4 +1,4 @@
-"""A few bytes of machine code: the host's TSC, and an ioctl between two readings of it.
+"""A few bytes of machine code: the host's counter, and an ioctl between two readings of it.
 
 Python's own way from a clock to a system call takes microseconds and any thread switch comes on top. Here the sandwich
 is closed inside one native call: what is between its two readings is the system call and nothing else.
@@ -11,62 +11,109 @@ import functools
 import mmap
 import platform
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from guestclock.errors import UserError
 
-RDTSC = (
-    b"\x0f\xae\xe8"  # lfence                 no earlier load is still under way
-    b"\x0f\x31"  # rdtsc
-    b"\x48\xc1\xe2\x20"  # shl rdx, 32
-    b"\x48\x09\xd0"  # or rax, rdx
-    b"\xc3"  # ret
+X86_64: Mapping[str, bytes] = MappingProxyType(
+    {
+        "counter": (
+            b"\x0f\xae\xe8"  # lfence                 no earlier load is still under way
+            b"\x0f\x31"  # rdtsc
+            b"\x48\xc1\xe2\x20"  # shl rdx, 32
+            b"\x48\x09\xd0"  # or rax, rdx
+            b"\xc3"  # ret
+        ),
+        "sandwich": (
+            b"\x49\x89\xca"  # mov r10, rcx           syscall destroys rcx, rdtsc destroys rdx
+            b"\x49\x89\xd1"  # mov r9, rdx
+            b"\x0f\xae\xe8"  # lfence
+            b"\x0f\x31"  # rdtsc
+            b"\x48\xc1\xe2\x20"  # shl rdx, 32
+            b"\x48\x09\xd0"  # or rax, rdx
+            b"\x49\x89\x02"  # mov [r10], rax
+            b"\x4c\x89\xca"  # mov rdx, r9
+            b"\xb8\x10\x00\x00\x00"  # mov eax, 16    ioctl
+            b"\x0f\x05"  # syscall
+            b"\x49\x89\xc1"  # mov r9, rax
+            b"\x0f\xae\xe8"  # lfence
+            b"\x0f\x31"  # rdtsc
+            b"\x48\xc1\xe2\x20"  # shl rdx, 32
+            b"\x48\x09\xd0"  # or rax, rdx
+            b"\x49\x89\x42\x08"  # mov [r10 + 8], rax
+            b"\x4c\x89\xc8"  # mov rax, r9
+            b"\xc3"  # ret
+        ),
+        "ignore": b"\xc3",  # ret
+    }
 )
-"""u64 rdtsc(void)."""
 
-SANDWICH = (
-    b"\x49\x89\xca"  # mov r10, rcx           syscall destroys rcx, rdtsc destroys rdx
-    b"\x49\x89\xd1"  # mov r9, rdx
-    b"\x0f\xae\xe8"  # lfence
-    b"\x0f\x31"  # rdtsc
-    b"\x48\xc1\xe2\x20"  # shl rdx, 32
-    b"\x48\x09\xd0"  # or rax, rdx
-    b"\x49\x89\x02"  # mov [r10], rax
-    b"\x4c\x89\xca"  # mov rdx, r9
-    b"\xb8\x10\x00\x00\x00"  # mov eax, 16    ioctl
-    b"\x0f\x05"  # syscall
-    b"\x49\x89\xc1"  # mov r9, rax
-    b"\x0f\xae\xe8"  # lfence
-    b"\x0f\x31"  # rdtsc
-    b"\x48\xc1\xe2\x20"  # shl rdx, 32
-    b"\x48\x09\xd0"  # or rax, rdx
-    b"\x49\x89\x42\x08"  # mov [r10 + 8], rax
-    b"\x4c\x89\xc8"  # mov rax, r9
-    b"\xc3"  # ret
+
+def _words(*words: int) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
+
+
+def _aarch64_sandwich(system_call: int) -> bytes:
+    return _words(
+        0xD503_3FDF,  # isb
+        0xD53B_E049,  # mrs x9, cntvct_el0
+        0xF900_0069,  # str x9, [x3]
+        0xD280_0008 | system_call << 5,  # mov x8, system_call
+        0xD400_0001,  # svc 0                      destroys x0 alone
+        0xD503_3FDF,  # isb
+        0xD53B_E049,  # mrs x9, cntvct_el0
+        0xF900_0469,  # str x9, [x3, 8]
+        0xD65F_03C0,  # ret
+    )
+
+
+AARCH64: Mapping[str, bytes] = MappingProxyType(
+    {
+        "counter": _words(
+            0xD503_3FDF,  # isb                    the counter shall not be read ahead
+            0xD53B_E040,  # mrs x0, cntvct_el0     which is the physical one for a host, by its offset of 0
+            0xD65F_03C0,  # ret
+        ),
+        "sandwich": _aarch64_sandwich(29),
+        "clock": _aarch64_sandwich(113),
+        "ignore": _words(0xD65F_03C0),  # ret
+        "frequency": _words(
+            0xD53B_E000,  # mrs x0, cntfrq_el0
+            0xD65F_03C0,  # ret
+        ),
+    }
 )
-"""s64 sandwich(fd, request, argument, u64 stamps[2]): the ioctl's result, -errno where it failed."""
 
-IGNORE = b"\xc3"  # ret
-"""void ignore(int signal): a handler whose only effect is that a blocking system call returns."""
+CODE: Mapping[str, Mapping[str, bytes]] = MappingProxyType({"x86_64": X86_64, "aarch64": AARCH64})
+"""By what the machine calls itself, three functions:
 
-_Code = dict[str, int]
+counter: u64 counter(void); sandwich: s64 sandwich(fd, request, argument, u64 stamps[2]), the ioctl's result, -errno
+where it failed; ignore: void ignore(int signal), a handler whose only effect is that a blocking system call returns.
+arm64 has two more: s64 clock(id, struct timespec *, 0, u64 stamps[2]), which is clock_gettime; u64 frequency(void).
+"""
+
+_ROOM = 256
+"""Bytes for each function."""
 
 
 @functools.cache
-def _code() -> _Code:
-    """Addresses of the three functions, in a mapping that stays for the life of the process."""
-    if platform.machine() != "x86_64":
-        raise UserError(f"this machine is {platform.machine()}: guestclock.kvm.device needs x86_64")
-    functions = {"rdtsc": RDTSC, "sandwich": SANDWICH, "ignore": IGNORE}
+def _code() -> dict[str, int]:
+    """Addresses of the functions, in a mapping that stays for the life of the process."""
+    functions = CODE.get(platform.machine())
+    if functions is None:
+        raise UserError(f"this machine is {platform.machine()}: guestclock.kvm.device needs {' or '.join(CODE)}")
     room = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
     base = address_of(room)
     addresses = {}
     for i, (name, code) in enumerate(functions.items()):
-        room[i * 256 : i * 256 + len(code)] = code
-        addresses[name] = base + i * 256
+        room[i * _ROOM : i * _ROOM + len(code)] = code
+        addresses[name] = base + i * _ROOM
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_EXEC):
-        raise UserError("this process may not map executable memory: it is needed to read the TSC around a system call")
+        raise UserError(
+            "this process may not map executable memory: it is needed to read the counter around a system call"
+        )
     _kept.append(room)
     return addresses
 
@@ -83,28 +130,41 @@ def address_of(room: mmap.mmap) -> int:
 
 
 @functools.cache
-def _rdtsc() -> Callable[[], int]:
-    return ctypes.CFUNCTYPE(ctypes.c_uint64)(_code()["rdtsc"])
+def _reader(name: str) -> Callable[[], int]:
+    return ctypes.CFUNCTYPE(ctypes.c_uint64)(_code()[name])
 
 
 @functools.cache
-def _sandwich() -> Callable[[int, int, int, object], int]:
+def _sandwich(name: str) -> Callable[[int, int, int, object], int]:
     prototype = ctypes.CFUNCTYPE(
         ctypes.c_int64, ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)
     )
-    return prototype(_code()["sandwich"])
+    return prototype(_code()[name])
 
 
-def rdtsc() -> int:
-    """The host's TSC, cycles u64, ordered after earlier loads (lfence; rdtsc)."""
-    return _rdtsc()()
+def counter() -> int:
+    """The host's counter, u64, not read ahead of what comes before: the TSC (lfence; rdtsc), CNTVCT_EL0 (isb; mrs)."""
+    return _reader("counter")()
+
+
+def frequency() -> int:
+    """arm64: CNTFRQ_EL0, what the firmware says of the counter's rate, in Hz."""
+    return _reader("frequency")()
 
 
 def sandwich(fd: int, request: int, argument: int) -> tuple[int, int, int]:
-    """ioctl(fd, request, argument) with the interpreter's lock released: (result or -errno, TSC before, TSC after)."""
+    """ioctl(fd, request, argument) with the interpreter's lock released: (result or -errno, counter before, after)."""
     stamps = (ctypes.c_uint64 * 2)()
-    result = _sandwich()(fd, request, argument, stamps)
+    result = _sandwich("sandwich")(fd, request, argument, stamps)
     return result, stamps[0], stamps[1]
+
+
+def clock(clock_id: int) -> tuple[int, int, int]:
+    """arm64: a clock of the kernel's, by a system call between two readings of the counter: (ns, before, after)."""
+    stamps, timespec = (ctypes.c_uint64 * 2)(), (ctypes.c_int64 * 2)()
+    if _sandwich("clock")(clock_id, ctypes.addressof(timespec), 0, stamps) < 0:
+        raise UserError(f"clock_gettime: clock {clock_id} is not known to this kernel")
+    return timespec[0] * 1_000_000_000 + timespec[1], stamps[0], stamps[1]
 
 
 @functools.cache

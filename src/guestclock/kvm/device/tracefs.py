@@ -1,7 +1,8 @@
-"""KVM's four clock tracepoints, for this process alone, stamped with the host's TSC.
+"""KVM's tracepoints about time, for this process alone, stamped with the host's counter.
 
-A trace instance of our own: the machine's main trace buffer is not touched, and the instance goes when we go. Where
-tracefs is not mounted, a mount of it that has no place in any directory tree serves as well (fsmount, 5.2).
+Which they are, and what their stamps mean, is an architecture's affair (`Tracing`). A trace instance of our own: the
+machine's main trace buffer is not touched, and the instance goes when we go. Where tracefs is not mounted, a mount of
+it that has no place in any directory tree serves as well (fsmount, 5.2).
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import ctypes
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from guestclock.errors import UserError
 
-EVENTS = ("kvm_write_tsc_offset", "kvm_track_tsc", "kvm_update_master_clock", "kvm_pvclock_update")
 MOUNTED = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
@@ -22,40 +22,48 @@ _FSCONFIG_CMD_CREATE = 6
 _CLOEXEC = 1
 
 _LINE = re.compile(
-    r"^\s*(?P<task>.*)-(?P<tid>\d+)\s+\[(?P<cpu>\d+)\]\s+\S+\s+(?P<tsc>\d+): (?P<name>\w+): (?P<text>.*)$"
+    r"^\s*(?P<task>.*)-(?P<tid>\d+)\s+\[(?P<cpu>\d+)\]\s+\S+\s+(?P<stamp>[\d.]+): (?P<name>\w+): (?P<text>.*)$"
 )
 _LOST = re.compile(r"^CPU:(\d+) \[LOST (\d+) EVENTS\]")
+
+Fields = dict[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One line of the trace. data: `text` is the kernel's own; the fields beside it are ints where they read so."""
+    """One line of the trace, between two values of the host's counter (the same twice where the stamp is one).
+
+    data: `text` is the kernel's own; the fields beside it are ints where they read so.
+    """
 
     name: str
-    host_tsc: int
+    stamps: tuple[int, int]
     vcpu: int | None
     data: dict[str, Any]
 
 
-def parse_fields(name: str, text: str) -> dict[str, int | str]:
-    """The fields of one of the four tracepoints, by the names in the kernel's text. Empty for any other."""
-    if name == "kvm_pvclock_update":  # vcpu_id 0, pvclock { version 2, tsc_timestamp 0x..., ... }
-        pairs = re.findall(r"(\w+) (-?\w+)(?=[,\s])", text.replace("pvclock {", ""))
-    elif name == "kvm_write_tsc_offset":  # vcpu=0 prev=0 next=18446744073709551615
-        pairs = re.findall(r"(\w+)=(\d+)", text)
-    elif name in ("kvm_track_tsc", "kvm_update_master_clock"):  # vcpu_id 0 masterclock 1 ... hostclock tsc
-        words = text.split()
-        pairs = list(zip(words[::2], words[1::2], strict=False))
-    else:
-        pairs = []
-    return {key: _number(value) for key, value in pairs}
+class Tracing(Protocol):
+    """What an architecture traces. events: of kvm's; clock: the trace clock they are stamped with."""
+
+    events: tuple[str, ...]
+    clock: str
+
+    def fields(self, name: str, text: str) -> Fields:
+        """The fields of a tracepoint, by the names in the kernel's text; "vcpu_id" or "vcpu" is the vCPU's."""
+
+    def about_to_read(self) -> None:
+        """What has been traced until now will be asked for next."""
+
+    def counter(self, stamp: str) -> tuple[int, int]:
+        """The host's counter (least, most) when the trace clock showed `stamp`."""
 
 
-def _number(text: str) -> int | str:
+def number(text: str) -> int | str:
+    """A field's value: an int where it reads so, 0x in front of hexadecimal."""
     return int(text, 0) if re.fullmatch(r"-?(0x[0-9a-f]+|\d+)", text) else text
 
 
-def parse_line(line: str, threads: dict[int, tuple[int, int]] | None = None) -> Point | None:
+def parse_line(line: str, tracing: Tracing, threads: dict[int, tuple[int, int]] | None = None) -> Point | None:
     """A line of trace_pipe; None for lines that are no event. threads: (vm, vCPU) by thread id."""
     lost = _LOST.match(line)
     if lost:
@@ -63,20 +71,21 @@ def parse_line(line: str, threads: dict[int, tuple[int, int]] | None = None) -> 
     match = _LINE.match(line)
     if match is None:
         return None
-    fields = parse_fields(match["name"], match["text"])
+    fields = tracing.fields(match["name"], match["text"])
     vcpu = fields.get("vcpu_id", fields.get("vcpu"))
     data: dict[str, Any] = {"text": match["text"], **fields, "cpu": int(match["cpu"])}
     owner = (threads or {}).get(int(match["tid"]))
     if owner is not None:
         data["vm"] = owner[0]
         vcpu = owner[1] if vcpu is None else vcpu
-    return Point(match["name"], int(match["tsc"]), vcpu if isinstance(vcpu, int) else None, data)
+    return Point(match["name"], tracing.counter(match["stamp"]), vcpu if isinstance(vcpu, int) else None, data)
 
 
 class Tracepoints:
-    """The four tracepoints, on for this process until `close`. Raises UserError saying why there are none."""
+    """The tracepoints, on for this process until `close`. Raises UserError saying why there are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing) -> None:
+        self.tracing = tracing
         self.threads: dict[int, tuple[int, int]] = {}
         self._name = f"guestclock-{os.getpid()}"
         self._pipe = -1
@@ -89,10 +98,10 @@ class Tracepoints:
                 self._instance = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=instances)
             finally:
                 os.close(instances)
-            self._write("trace_clock", "x86-tsc")
+            self._write("trace_clock", tracing.clock)
             self._write("options/event-fork", "1")  # threads to come are ours too
             self._write("set_event_pid", " ".join(os.listdir("/proc/self/task")))
-            for event in EVENTS:
+            for event in tracing.events:
                 self._write(f"events/kvm/{event}/enable", "1")
             self._pipe = os.open("trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._instance)
         except OSError as error:
@@ -110,7 +119,11 @@ class Tracepoints:
                 break
             self._partial += got
         whole, _, self._partial = self._partial.rpartition(b"\n")
-        points = (parse_line(line.decode(errors="replace"), self.threads) for line in whole.split(b"\n"))
+        if not whole:
+            return []
+        self.tracing.about_to_read()
+        lines = whole.decode(errors="replace").split("\n")
+        points = (parse_line(line, self.tracing, self.threads) for line in lines)
         return [point for point in points if point is not None]
 
     def close(self) -> None:
@@ -118,7 +131,7 @@ class Tracepoints:
         if self._pipe >= 0:
             os.close(self._pipe)
         if self._instance >= 0:
-            for event in EVENTS:
+            for event in self.tracing.events:
                 self._write(f"events/kvm/{event}/enable", "0")
             os.close(self._instance)
             os.rmdir(f"instances/{self._name}", dir_fd=self._root)

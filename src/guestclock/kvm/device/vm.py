@@ -4,45 +4,64 @@ from __future__ import annotations
 
 import mmap
 import os
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
 
 from guestclock.abi import ioctl as abi
 from guestclock.abi.kvm import KvmUserspaceMemoryRegion
-from guestclock.kvm.device import guest, native
-from guestclock.kvm.device.ioctls import Answer, IoctlError, call, supported_cpuid
+from guestclock.errors import UserError
+from guestclock.kvm.device import native
+from guestclock.kvm.device.ioctls import Answer, IoctlError, call
 from guestclock.kvm.device.vcpu import Vcpu
 
-_TSS_GPA = 0xFFFB_D000
-"""Three pages that old Intel CPUs need for real mode (no unrestricted guest); anywhere without memory below 4 GiB."""
+VcpuT = TypeVar("VcpuT", bound=Vcpu[Any])
 
 
-class Vm:
+class Vm(ABC, Generic[VcpuT]):
     """One VM. `vcpus` in order of creation, which is the order of their ids."""
+
+    memory_gpa: ClassVar[int]
+    memory_size: ClassVar[int]
+    max_vcpus: ClassVar[int]
 
     def __init__(self, kvm_fd: int) -> None:
         self._kvm_fd = kvm_fd
         self.fd = -1
-        self.vcpus: list[Vcpu] = []
+        self.vcpus: list[VcpuT] = []
         self.created = call(kvm_fd, abi.KVM_CREATE_VM)
         self.fd = self.created.value
-        self._mapping = mmap.mmap(-1, guest.MEMORY_SIZE)
+        self._mapping = mmap.mmap(-1, self.memory_size)
         self.memory = memoryview(self._mapping)
         try:
-            guest.install(self.memory)
-            region = KvmUserspaceMemoryRegion(0, 0, guest.MEMORY_SIZE, native.address_of(self._mapping))
+            address = native.address_of(self._mapping)
+            region = KvmUserspaceMemoryRegion(0, self.memory_gpa, self.memory_size, address)
             call(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region.pack())
-            call(self.fd, abi.KVM_SET_TSS_ADDR, _TSS_GPA)
             self._run_size = call(kvm_fd, abi.KVM_GET_VCPU_MMAP_SIZE).value
-            self._cpuid = supported_cpuid(kvm_fd)
+            self.prepare(kvm_fd)
         except BaseException:
             self.close()
             raise
 
-    def create_vcpu(self, cpu: int) -> Vcpu:
+    @abstractmethod
+    def prepare(self, kvm_fd: int) -> None:
+        """The guest's code into `memory`, and what else an architecture's VM needs before its first vCPU."""
+
+    @abstractmethod
+    def new_vcpu(self, index: int, cpu: int) -> VcpuT:
+        """KVM_CREATE_VCPU and what makes of it a vCPU that runs our guest."""
+
+    def create_vcpu(self, cpu: int, wanted: int | None = None) -> VcpuT:
+        """The next vCPU, on physical CPU `cpu`; wanted: its id. IoctlError of KVM's where that one exists already."""
         index = len(self.vcpus)
-        if index >= guest.MAX_VCPUS:
-            now = native.rdtsc()
-            raise IoctlError("EINVAL", (now, now), f"the guest has room for {guest.MAX_VCPUS} vCPUs")
-        vcpu = Vcpu(self.fd, index, self.memory, cpu, self._cpuid, self._run_size)
+        if wanted is not None and wanted < index:
+            call(self.fd, abi.KVM_CREATE_VCPU, wanted)
+            raise AssertionError(f"KVM created vCPU {wanted} twice")
+        if wanted not in (None, index):
+            raise UserError(f"CreateVcpu: id {wanted}: expected the next free one, {index}, or one that exists")
+        if index >= self.max_vcpus:
+            now = native.counter()
+            raise IoctlError("EINVAL", (now, now), f"the guest has room for {self.max_vcpus} vCPUs")
+        vcpu = self.new_vcpu(index, cpu)
         self.vcpus.append(vcpu)
         return vcpu
 

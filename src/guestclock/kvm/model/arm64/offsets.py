@@ -167,7 +167,7 @@ async def counter_stored(vcpu: VcpuTime, timer: TimerContext, value: int) -> Non
 
 @write_counter.rule(since="6.4", commit="30ec7997d175")
 async def counter_stored_unless_given(vcpu: VcpuTime, timer: TimerContext, value: int) -> None:
-    """... and ignored, without a word, once KVM_ARM_SET_COUNTER_OFFSET was called."""
+    """One store, without a lock, for all vCPUs at their next load; ignored after KVM_ARM_SET_COUNTER_OFFSET."""
     if not vcpu.vm.counter_offset:
         await counter_stored(vcpu, timer, value)
 
