@@ -89,7 +89,6 @@ def test_a_trapped_access_is_a_load_of_all_timers_until_6_2_only(kernel, anew):
 
     async def guest(host: Host):
         vm = await vm_with(host, 2)
-        await host.wait(S)
         return await vm.vcpus[1].run(*[ReadSysreg("CNTP_CVAL_EL0")] * 20, ReadSysreg("CNTVCT_EL0"))
 
     async def writer(host: Host):
@@ -98,7 +97,7 @@ def test_a_trapped_access_is_a_load_of_all_timers_until_6_2_only(kernel, anew):
         await SetOneReg(0, 0, KVM_REG_ARM_TIMER_CNT, FAR)
 
     shown = bench.run(guest, writer)[-1]
-    assert (FAR <= shown < FAR + HZ) if anew else (HZ <= shown < 2 * HZ)
+    assert (FAR <= shown < FAR + HZ) if anew else (0 < shown < HZ)
 
 
 # ---- the physical counter

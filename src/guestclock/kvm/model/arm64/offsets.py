@@ -151,7 +151,7 @@ async def _broadcast_locked(vcpu: VcpuTime, index: int, offset: int) -> None:
 
 @write_counter.rule(since="4.10")
 async def counter_broadcast(vcpu: VcpuTime, timer: TimerContext, value: int) -> None:
-    """The offset is fixed by one read, and then goes to all vCPUs; who waits for kvm->lock between loses the wait."""
+    """The offset is fixed by one read, before the wait for kvm->lock; then it goes to all vCPUs."""
     kvm: KvmHost = vcpu.vm.kvm
     await broadcast(vcpu, timer.index, u64(kvm.phys_timer_read() - value))
 
