@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.kvm.model.arm64.bench import HZ, Bench, S, errno, tried, vm_with
+from tests.kvm.model.arm64.bench import HZ, Bench, errno, tried, vm_with
 
 from guestclock.abi.arm64 import (
     KVM_ARM_VCPU_TIMER_CTRL,

@@ -7,6 +7,7 @@ in KVM_RUN: it goes on with what it has loaded until its next vcpu_load().
 from __future__ import annotations
 
 from guestclock.arith import u64
+from guestclock.errors import UserError
 from guestclock.kvm.model.arm64.host import KvmHost
 from guestclock.kvm.model.arm64.profile import (
     context_offsets,
@@ -121,9 +122,11 @@ def host_offset_of_each_timer(vcpu: VcpuTime) -> None:
 
 
 def cell_of(timer: TimerContext) -> Cell:
-    """The cell that timer_set_offset() writes."""
+    """The cell that timer_set_offset() writes. Raises UserError for a kernel of one's own that forgot it."""
     cell = timer.vm_offset
-    assert cell is not None, f"timer {timer.index} has no offset"
+    if cell is None:
+        kernel = timer.vcpu.vm.kvm.profile.name
+        raise UserError(f"kernel {kernel}: timer {timer.index} has no offset, expected a cell from context_offsets")
     return cell
 
 
@@ -254,8 +257,11 @@ async def update_ptimer_cntpoff(vcpu: VcpuTime, offset: int) -> None:
 
 @timer_offset.rule()
 def no_offset_register(vcpu: VcpuTime) -> int:
-    """There is no such register."""
-    raise AssertionError("KVM_REG_ARM_TIMER_OFFSET is not in this kernel")
+    """There is no such register. Raises UserError for a kernel of one's own that shows it all the same."""
+    kernel = vcpu.vm.kvm.profile.name
+    raise UserError(
+        f"kernel {kernel}: timer_offset_reg without a rule at timer_offset, expected guest_offset or another"
+    )
 
 
 @timer_offset.rule(since="2021-08-04, v6")

@@ -7,6 +7,7 @@ Source: arch/arm64/kvm/arch_timer.c timer_set_traps(), hyp/nvhe/timer-sr.c, v6.1
 
 from __future__ import annotations
 
+from guestclock.errors import UserError
 from guestclock.kvm.model.arm64.arch_timer import timer_get_offset
 from guestclock.kvm.model.arm64.host import KvmHost
 from guestclock.kvm.model.arm64.profile import TimerMap, entry_traps, load_traps, ptimer_cval, timer_map
@@ -61,7 +62,10 @@ def trapped_with_an_offset_without_cntpoff(vcpu: VcpuTime) -> None:
     kvm: KvmHost = vcpu.vm.kvm
     if kvm.vhe:
         direct = kvm.profile.timer_map(vcpu).direct_ptimer
-        assert direct is not None
+        if direct is None:
+            raise UserError(
+                f"kernel {kvm.profile.name}: load_traps without a direct physical timer, expected one on VHE"
+            )
         program(vcpu, traps=not kvm.has_cntpoff and timer_get_offset(direct) != 0)
 
 
