@@ -87,7 +87,7 @@ async def kvm_vm_ioctl_set_counter_offset(vm: VmTime, offset: int) -> bool:
 # ---- the cells
 
 
-@context_offsets.rule(since="4.10")
+@context_offsets.rule(since="5.10")
 def cntvoff_of_each_vcpu(vcpu: VcpuTime) -> None:
     """The virtual timer's in the vCPU's shadow of CNTVOFF_EL2; the physical timer has none."""
     vtimer(vcpu).vm_offset = vcpu.cntvoff_el2
@@ -152,7 +152,7 @@ async def _broadcast_locked(vcpu: VcpuTime, index: int, offset: int) -> None:
     set_cell(vm, cell_of(vcpu.timers[index]), offset)
 
 
-@write_counter.rule(since="4.10")
+@write_counter.rule(since="5.10")
 async def counter_broadcast(vcpu: VcpuTime, timer: TimerContext, value: int) -> None:
     """The offset is fixed by one read, before the wait for kvm->lock; then it goes to all vCPUs."""
     kvm: KvmHost = vcpu.vm.kvm
@@ -185,7 +185,7 @@ async def counter_broadcast_as_guest_offset(vcpu: VcpuTime, timer: TimerContext,
 # ---- a new vCPU
 
 
-@creation_offsets.rule(since="4.10")
+@creation_offsets.rule(since="5.10")
 async def creation_broadcasts_now(vcpu: VcpuTime) -> None:
     """The virtual counters of all vCPUs begin at 0 again; the new one's physical offset is 0."""
     kvm: KvmHost = vcpu.vm.kvm
@@ -257,7 +257,10 @@ async def update_ptimer_cntpoff(vcpu: VcpuTime, offset: int) -> None:
 
 @timer_offset.rule()
 def no_offset_register(vcpu: VcpuTime) -> int:
-    """There is no such register. Raises UserError for a kernel of one's own that shows it all the same."""
+    """There is no such register.
+
+    Raises UserError for a kernel of one's own that shows it all the same.
+    """
     kernel = vcpu.vm.kvm.profile.name
     raise UserError(
         f"kernel {kernel}: timer_offset_reg without a rule at timer_offset, expected guest_offset or another"

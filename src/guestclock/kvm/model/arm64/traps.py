@@ -141,7 +141,7 @@ def both_on_vhe(vcpu: VcpuTime) -> TimerMap:
 
 @timer_map.rule(since="6.4", commit="81dc9504a700")
 def both_on_vhe_or_el2s(vcpu: VcpuTime) -> TimerMap:
-    """The same; of a guest hypervisor's four, those of the level that runs are the hardware's, the others emulated."""
+    """VHE: both are the hardware's, of a guest hypervisor's four those of the level that runs; others are emulated."""
     if len(vcpu.timers) == 2:
         return _map(vcpu, physical=vcpu.vm.kvm.vhe)
     el1, el2 = (vtimer(vcpu), ptimer(vcpu)), (vcpu.timers[TIMER_HVTIMER], vcpu.timers[TIMER_HPTIMER])
@@ -159,7 +159,7 @@ def physical_emulated_with_an_offset(vcpu: VcpuTime) -> TimerMap:
 
 @timer_map.rule(since="2021-08-04, v6")
 def physical_emulated_with_an_offset_without_ecv(vcpu: VcpuTime) -> TimerMap:
-    """The same, where the CPU has no FEAT_ECV."""
+    """VHE: the physical one is emulated if it has an offset and the CPU no FEAT_ECV."""
     return _map(vcpu, physical=vcpu.vm.kvm.vhe and not emulated_for_its_offset(vcpu))
 
 
