@@ -96,8 +96,10 @@ def run(program: dict[str, Any], emit: Emit) -> None:
         _ours("guestclock.vmm.on_device").run_program(program, emit)
     elif name == "classify":
         emit(_ours("guestclock.inspect").classify().as_json())
+    elif name == "bench":
+        _ours("guestclock.kvm.device.bench").run_bench(program, emit)
     else:
-        raise ValueError(f"lab: unknown program {name!r} (known: batch, classify, probe, steps)")
+        raise ValueError(f"lab: unknown program {name!r} (known: batch, bench, classify, probe, steps)")
 
 
 def _ours(name: str) -> Any:
