@@ -14,6 +14,14 @@ def sysreg_id(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
     return 0x6030_0000_0013_0000 | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
 
 
+def core_reg_id(x: int) -> int:
+    """The id of general register x0..x30 of a vCPU: its place in struct kvm_regs, counted in 4 bytes."""
+    return 0x6030_0000_0010_0000 | 2 * x
+
+
+KVM_REG_ARM_CORE_PC = core_reg_id(32)
+"""Behind x0..x30 and sp."""
+
 KVM_REG_ARM_TIMER_CTL = sysreg_id(3, 3, 14, 3, 1)
 KVM_REG_ARM_TIMER_CNT = sysreg_id(3, 3, 14, 3, 2)
 """CNTVCT_EL0, under the encoding of CNTV_CVAL_EL0: the two were swapped by mistake, and the ABI keeps it for ever."""
@@ -64,6 +72,17 @@ KVM_SET_ONE_REG = 0x4010_AEAC
 KVM_GET_REG_LIST = 0xC008_AEB0
 KVM_ARM_VCPU_INIT = 0x4020_AEAE
 KVM_ARM_PREFERRED_TARGET = 0x8020_AEAF
+
+KVM_ARM_VCPU_PSCI_0_2 = 2
+"""Bit of the features of KVM_ARM_VCPU_INIT."""
+
+KVM_DEV_TYPE_ARM_VGIC_V2, KVM_DEV_TYPE_ARM_VGIC_V3 = 5, 7
+KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL = 0, 4
+KVM_DEV_ARM_VGIC_CTRL_INIT = 0
+VGIC_V2_ADDRESSES = ((0, 0x0800_0000), (1, 0x0801_0000))
+"""(attribute, guest physical address): distributor, CPU interface."""
+VGIC_V3_ADDRESSES = ((2, 0x0800_0000), (3, 0x080A_0000))
+"""(attribute, guest physical address): distributor, redistributors (128 KiB a vCPU)."""
 
 KVM_ARM_VCPU_TIMER_CTRL = 1
 KVM_ARM_VCPU_TIMER_IRQ_VTIMER, KVM_ARM_VCPU_TIMER_IRQ_PTIMER = 0, 1

@@ -61,6 +61,8 @@ KVM_KVMCLOCK_CTRL = _io(0xAD)
 KVM_SET_TSC_KHZ = _io(0xA2)
 KVM_GET_TSC_KHZ = _io(0xA3)
 KVM_GET_STATS_FD = _io(0xCE)
+# a VM, for a device of it
+KVM_CREATE_DEVICE = _iowr(0xE0, 12)
 # a vCPU (as far as clocks go)
 KVM_SET_DEVICE_ATTR = _iow(0xE1, 24)
 KVM_GET_DEVICE_ATTR = _iow(0xE2, 24)

@@ -17,4 +17,8 @@ def open_device(emit: Emit, *, host_ops_allowed: bool = False, trace: bool = Tru
         from guestclock.kvm.device.x86 import X86DeviceKvm
 
         return X86DeviceKvm(emit, host_ops_allowed=host_ops_allowed, trace=trace)
-    raise UserError(f"this machine is {machine}: guestclock.kvm.device needs x86_64")
+    if machine == "aarch64":
+        from guestclock.kvm.device.arm64 import Arm64DeviceKvm
+
+        return Arm64DeviceKvm(emit, host_ops_allowed=host_ops_allowed, trace=trace)
+    raise UserError(f"this machine is {machine}: guestclock.kvm.device needs x86_64 or aarch64")

@@ -49,11 +49,48 @@ X86_64: Mapping[str, bytes] = MappingProxyType(
     }
 )
 
-CODE: Mapping[str, Mapping[str, bytes]] = MappingProxyType({"x86_64": X86_64})
+
+def _words(*words: int) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
+
+
+def _aarch64_sandwich(system_call: int) -> bytes:
+    return _words(
+        0xD503_3FDF,  # isb
+        0xD53B_E049,  # mrs x9, cntvct_el0
+        0xF900_0069,  # str x9, [x3]
+        0xD280_0008 | system_call << 5,  # mov x8, system_call
+        0xD400_0001,  # svc 0                      destroys x0 alone
+        0xD503_3FDF,  # isb
+        0xD53B_E049,  # mrs x9, cntvct_el0
+        0xF900_0469,  # str x9, [x3, 8]
+        0xD65F_03C0,  # ret
+    )
+
+
+AARCH64: Mapping[str, bytes] = MappingProxyType(
+    {
+        "counter": _words(
+            0xD503_3FDF,  # isb                    the counter shall not be read ahead
+            0xD53B_E040,  # mrs x0, cntvct_el0     which is the physical one for a host, by its offset of 0
+            0xD65F_03C0,  # ret
+        ),
+        "sandwich": _aarch64_sandwich(29),
+        "clock": _aarch64_sandwich(113),
+        "ignore": _words(0xD65F_03C0),  # ret
+        "frequency": _words(
+            0xD53B_E000,  # mrs x0, cntfrq_el0
+            0xD65F_03C0,  # ret
+        ),
+    }
+)
+
+CODE: Mapping[str, Mapping[str, bytes]] = MappingProxyType({"x86_64": X86_64, "aarch64": AARCH64})
 """By what the machine calls itself, three functions:
 
 counter: u64 counter(void); sandwich: s64 sandwich(fd, request, argument, u64 stamps[2]), the ioctl's result, -errno
 where it failed; ignore: void ignore(int signal), a handler whose only effect is that a blocking system call returns.
+arm64 has two more: s64 clock(id, struct timespec *, 0, u64 stamps[2]), which is clock_gettime; u64 frequency(void).
 """
 
 _ROOM = 256
@@ -93,28 +130,41 @@ def address_of(room: mmap.mmap) -> int:
 
 
 @functools.cache
-def _counter() -> Callable[[], int]:
-    return ctypes.CFUNCTYPE(ctypes.c_uint64)(_code()["counter"])
+def _reader(name: str) -> Callable[[], int]:
+    return ctypes.CFUNCTYPE(ctypes.c_uint64)(_code()[name])
 
 
 @functools.cache
-def _sandwich() -> Callable[[int, int, int, object], int]:
+def _sandwich(name: str) -> Callable[[int, int, int, object], int]:
     prototype = ctypes.CFUNCTYPE(
         ctypes.c_int64, ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)
     )
-    return prototype(_code()["sandwich"])
+    return prototype(_code()[name])
 
 
 def counter() -> int:
-    """The host's counter, u64, not read ahead of what comes before: on x86 the TSC (lfence; rdtsc)."""
-    return _counter()()
+    """The host's counter, u64, not read ahead of what comes before: the TSC (lfence; rdtsc), CNTVCT_EL0 (isb; mrs)."""
+    return _reader("counter")()
+
+
+def frequency() -> int:
+    """arm64: CNTFRQ_EL0, what the firmware says of the counter's rate, in Hz."""
+    return _reader("frequency")()
 
 
 def sandwich(fd: int, request: int, argument: int) -> tuple[int, int, int]:
     """ioctl(fd, request, argument) with the interpreter's lock released: (result or -errno, counter before, after)."""
     stamps = (ctypes.c_uint64 * 2)()
-    result = _sandwich()(fd, request, argument, stamps)
+    result = _sandwich("sandwich")(fd, request, argument, stamps)
     return result, stamps[0], stamps[1]
+
+
+def clock(clock_id: int) -> tuple[int, int, int]:
+    """arm64: a clock of the kernel's, by a system call between two readings of the counter: (ns, before, after)."""
+    stamps, timespec = (ctypes.c_uint64 * 2)(), (ctypes.c_int64 * 2)()
+    if _sandwich("clock")(clock_id, ctypes.addressof(timespec), 0, stamps) < 0:
+        raise UserError(f"clock_gettime: clock {clock_id} is not known to this kernel")
+    return timespec[0] * 1_000_000_000 + timespec[1], stamps[0], stamps[1]
 
 
 @functools.cache

@@ -51,6 +51,9 @@ class Tracing(Protocol):
     def fields(self, name: str, text: str) -> Fields:
         """The fields of a tracepoint, by the names in the kernel's text; "vcpu_id" or "vcpu" is the vCPU's."""
 
+    def about_to_read(self) -> None:
+        """What has been traced until now will be asked for next."""
+
     def counter(self, stamp: str) -> tuple[int, int]:
         """The host's counter (least, most) when the trace clock showed `stamp`."""
 
@@ -116,6 +119,9 @@ class Tracepoints:
                 break
             self._partial += got
         whole, _, self._partial = self._partial.rpartition(b"\n")
+        if not whole:
+            return []
+        self.tracing.about_to_read()
         lines = whole.decode(errors="replace").split("\n")
         points = (parse_line(line, self.tracing, self.threads) for line in lines)
         return [point for point in points if point is not None]

@@ -14,6 +14,9 @@ class X86Tracing:
     def fields(self, name: str, text: str) -> Fields:
         return parse_fields(name, text)
 
+    def about_to_read(self) -> None:
+        """Stamps need nothing else to be understood."""
+
     def counter(self, stamp: str) -> tuple[int, int]:
         return int(stamp), int(stamp)
 
