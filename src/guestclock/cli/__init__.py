@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from guestclock import __version__
-from guestclock.cli import checking
+from guestclock.cli import bench, checking
 from guestclock.cli.terminal import console, progress_line
 from guestclock.errors import Failure, UserError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="Set up the real kernels of --on lab:KERNEL.", rich_markup_mode=None)
 app.add_typer(lab_app, name="lab")
+app.add_typer(bench.app, name="bench")
 checking.register(app)
 
 

@@ -8,21 +8,26 @@ from dataclasses import dataclass
 
 from guestclock.errors import UserError
 from guestclock.scenario import Scenario, Variation
+from guestclock.scenario.quantity import did_you_mean
 
 USAGE = {"model": "model", "lab": "lab:KERNEL", "kvm": "kvm"}
+ARM64_CPUS = ("neoverse-n1", "neoverse-n1-nvhe", "cortex-a72")
+"""What an arm64 kernel of the lab may run on: with VHE, with VHE left unused, without. The first if none is named."""
+
 KVM_WAIT_LIMIT_NS = 120 * 10**9
 """Where a second is a second, a run that waits longer in all is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """kind: "model", "kvm" or "lab"; lab: its kernel, "6.12"."""
+    """kind: "model", "kvm" or "lab"; lab: its kernel, "6.12"; cpu: what an arm64 kernel runs on, "" for the usual."""
 
     kind: str
     lab: str = ""
+    cpu: str = ""
 
     def __str__(self) -> str:
-        return f"lab:{self.lab}" if self.kind == "lab" else self.kind
+        return ":".join(filter(None, (self.kind, self.lab, self.cpu)))
 
 
 def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
@@ -54,11 +59,15 @@ def parse_on(text: str) -> On:
     """The machine `text` names. Raises UserError with what was expected; whether it is there is asked later."""
     if text in ("model", "kvm"):
         return On(text)
-    kind, colon, kernel = text.partition(":")
+    kind, colon, rest = text.partition(":")
     if kind == "lab" and colon:
+        kernel, colon, cpu = rest.partition(":")
         if not re.fullmatch(r"\d+\.\d+", kernel):
             raise UserError(f"--on {text}: expected a kernel like lab:6.12")
-        return On("lab", kernel)
+        if colon and cpu not in ARM64_CPUS:
+            near = did_you_mean(cpu, ARM64_CPUS) or f", expected one of {', '.join(ARM64_CPUS)}"
+            raise UserError(f"--on {text}: unknown CPU {cpu!r}{near}")
+        return On("lab", kernel, cpu)
     raise UserError(f"--on {text}: expected model, kvm, lab:KERNEL (as lab:6.12) or all")
 
 

@@ -8,6 +8,7 @@ memory and code have been touched before anything counts.
 from __future__ import annotations
 
 import mmap
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -99,8 +100,10 @@ def run_bench(program: dict[str, Any], emit: Emit) -> None:
 
 
 def _bench(kvm: DeviceKvm[Any, Any]) -> Bench:
-    from guestclock.kvm.device.x86.bench import X86Bench
-    from guestclock.kvm.device.x86.kvm import X86DeviceKvm
+    if platform.machine() == "aarch64":
+        from guestclock.kvm.device.arm64.bench import Arm64Bench
 
-    assert isinstance(kvm, X86DeviceKvm), f"{type(kvm).__name__} has no guest for the benchmark"
+        return Arm64Bench(kvm)
+    from guestclock.kvm.device.x86.bench import X86Bench
+
     return X86Bench(kvm)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from struct import pack_into, unpack_from
+from typing import Any
 
 from guestclock.abi import ioctl as abi
 from guestclock.abi.kvm import KvmRegs, KvmRun, KvmSregs
@@ -19,10 +20,10 @@ from guestclock.abi.msr import KVM_MSR_ENABLED, MSR_IA32_TSC, MSR_KVM_SYSTEM_TIM
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.arith.kernel import pvclock_scale_delta, u64
 from guestclock.kvm.device.bench import GuestMemory, Samples
+from guestclock.kvm.device.executor import DeviceKvm
 from guestclock.kvm.device.ioctls import call
 from guestclock.kvm.device.stats import Stats
 from guestclock.kvm.device.x86.ioctls import get_msr, set_msr
-from guestclock.kvm.device.x86.kvm import X86DeviceKvm
 from guestclock.kvm.device.x86.reads import READS, Timekeeper
 from guestclock.kvm.device.x86.vcpu import X86Vcpu
 from guestclock.kvm.device.x86.vm import X86Vm
@@ -78,7 +79,7 @@ class X86Bench:
 
     max_count = (SIZE - SAMPLES) // 8
 
-    def __init__(self, kvm: X86DeviceKvm) -> None:
+    def __init__(self, kvm: DeviceKvm[Any, Any]) -> None:
         self._vm = BenchVm(kvm.kvm_fd)
         try:
             self._vcpu = self._vm.create_vcpu(kvm.cpus[0])
