@@ -12,6 +12,9 @@ from guestclock.errors import UserError
 from guestclock.kvm.device import native
 
 CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/"
+WAKE_ALARM = "/sys/class/rtc/rtc0/wakealarm"
+IDLE_DRIVER = "/sys/devices/system/cpu/cpuidle/current_driver"
+POWER = "/sys/power/"
 
 _CLOCKS = {
     "realtime": time.CLOCK_REALTIME,
@@ -62,3 +65,33 @@ def adjust_frequency(ppb: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.adjtimex(timex) < 0:
         raise UserError(f"AdjustFrequency: adjtimex: {os.strerror(ctypes.get_errno())}")
+
+
+def sleep_s2idle(ns: int) -> None:
+    """Suspend-to-idle for so long, by the RTC's alarm: every task is frozen, and timekeeping is suspended.
+
+    Raises UserError where this machine has no such sleep, or where it would be one in name only: without an idle state
+    of a CPU, the kernel waits, but its clocks go on.
+    """
+    seconds, rest_ns = divmod(ns, 10**9)
+    if rest_ns or seconds < 1:
+        raise UserError(f"HostSleep: {ns} ns: expected whole seconds, by which this host's RTC can wake it")
+    if "s2idle" not in _words(POWER + "mem_sleep"):
+        raise UserError(f"HostSleep: this kernel has no s2idle ({POWER}mem_sleep)")
+    if _words(IDLE_DRIVER) in ([], ["none"]):
+        raise UserError(f"HostSleep: no idle state to sleep in ({IDLE_DRIVER}): this host's clocks would go on")
+    for path, text in ((WAKE_ALARM, "0"), (WAKE_ALARM, f"+{seconds}"), (POWER + "state", "freeze")):
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(text)
+        except OSError as error:
+            raise UserError(f"HostSleep: {path}: {error.strerror}") from None
+
+
+def _words(path: str) -> list[str]:
+    """Of a file of sysfs, the marks of what is chosen left out; none where there is no such file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().replace("[", " ").replace("]", " ").split()
+    except FileNotFoundError:
+        return []

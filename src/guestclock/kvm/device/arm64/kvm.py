@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from guestclock.abi import arm64 as abi
 from guestclock.arith.kernel import u64
+from guestclock.errors import UserError
 from guestclock.kvm import api
-from guestclock.kvm.device import ioctls, native
+from guestclock.kvm.device import host, ioctls, native
 from guestclock.kvm.device.arm64.entry import answers, commands
 from guestclock.kvm.device.arm64.ioctls import get_one_reg, get_reg_list, set_one_reg
 from guestclock.kvm.device.arm64.tracing import Arm64Tracing
@@ -157,3 +158,16 @@ def _peek(self: Arm64DeviceKvm, op: api.Peek, took: Took) -> api.CounterReading:
     cntvct_after, last = vcpu.do(lambda: get_one_reg(vcpu.fd, abi.KVM_REG_ARM_TIMER_CNT))
     took.at((first[0], last[1]))
     return api.CounterReading(cntvct, cntpct, cntvct_after, (first[0], last[1]))
+
+
+# ---- the host
+
+
+@_handles(api.HostSleep)
+def _host_sleep(self: Arm64DeviceKvm, op: api.HostSleep, took: Took) -> None:
+    self.change_host(op)
+    if op.kind != "s2idle":
+        raise UserError(f"HostSleep: kind {op.kind!r}: expected 's2idle': arm64 firmware here has no other sleep")
+    if op.tsc != "running":
+        raise UserError(f"HostSleep: a counter that is {op.tsc}: the system counter runs on whatever sleeps")
+    host.sleep_s2idle(op.ns)
