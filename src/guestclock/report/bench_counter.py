@@ -194,12 +194,16 @@ def notes(done: Benched) -> Iterator[str]:
         "the host's was in between), less that of the measuring alone."
     )
     if done.unit == INSTRUCTIONS:
-        tick = f" The counter's tick is {amount(done, done.per_tick)} of them." if done.per_tick > 1 else ""
         yield (
             "In the lab an instruction takes 1 ns of virtual time: these are instructions, the host's among them, and "
             "say nothing of the time on any hardware. There is no spread but that of the host's own ticks, where they "
-            f"fall into a read.{tick}"
+            "fall into a read."
         )
+        if done.per_tick > 1:
+            yield (
+                f"The counter's tick is {amount(done, done.per_tick)} instructions: spread, percentile and minimum are "
+                "those of whole ticks, averages go below them."
+            )
     elif done.grain > 1:
         yield f"The counter goes forward by {amount(done, done.grain * done.per_tick)} ns at a time here."
     if "rdmsr-tsc" in done.reads:
