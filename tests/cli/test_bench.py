@@ -80,5 +80,5 @@ def test_this_host_is_measured_in_ns(this_hosts_kvm: None) -> None:
 def test_the_table_has_both_comparisons_and_the_threads(this_hosts_kvm: None) -> None:
     done = guestclock_("bench", "counter", "--iterations", "100", COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    for words in ("RDTSC", "RDMSR of IA32_TSC", "kvm-clock, two conversions", "two − one", "Ampere Mt. Jade"):
+    for words in ("RDTSC", "RDMSR IA32_TSC", "kvm-clock", "two − one", "Ampere Mt. Jade"):
         assert words in done.stdout

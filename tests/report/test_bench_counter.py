@@ -31,39 +31,47 @@ def printed(*machines: Benched) -> list[str]:
 X86_TABLE = """\
 lab:6.12 · 6.12.117+deb12-cloud-amd64 · 1 000 reads of each · instructions
 
-                                          average  std dev  95th pct  minimum  outliers  itself
- ──────────────────────────────────────────────────────────────────────────────────────────────
- the measuring alone              native        6        0         6        6
- RDTSC                            native       10        0        10       10                 4
- the measuring alone, ring 0      native        6        0         6        6
- RDMSR of IA32_TSC                exits   2 868.1    447.1     2 854    2 854         1   2 848
-   trapped − native                       2 858.1              2 844    2 844             2 844
-   trapped / native                         286.8              285.4    285.4             712.0
- TSC clocksource, one conversion  native       27        0        27       27                21
- kvm-clock, two conversions       native       46        0        46       46                40
-   two − one                                   19                 19       19                19
-   two / one                                  1.7                1.7      1.7               1.9
+                             average  std dev  95th pct  minimum  outliers  itself
+ ─────────────────────────────────────────────────────────────────────────────────
+ empty               native        6        0         6        6
+ RDTSC               native       10        0        10       10                 4
+ empty, ring 0       native        6        0         6        6
+ RDMSR IA32_TSC      exits     2 868    447.1     2 854    2 854         1   2 848
+   trapped − native            2 858              2 844    2 844             2 844
+   trapped / native            286.8              285.4    285.4             712.0
+ TSC clocksource     native       27        0        27       27                21
+ kvm-clock           native       46        0        46       46                40
+   two − one                      19                 19       19                19
+   two / one                     1.7                1.7      1.7               1.9
 """
 
 ARM64_TABLE = """\
 lab:6.12:neoverse-n1 · 6.12.117+deb12-cloud-arm64 · VHE · 16 reads of each · instructions
 
-                                     average  std dev  95th pct  minimum  outliers  itself
- ─────────────────────────────────────────────────────────────────────────────────────────
- the measuring alone        native         3      6.2        16        0
- CNTVCT_EL0                 native         4      6.9        16        0                 1
- CNTPCT_EL0                 native         4      6.9        16        0                 1
- CNTPCT_EL0 with an offset  trapped      240        0       240      240               237
-   trapped − native                      236                224      240               236
+                              average  std dev  95th pct  minimum  outliers  itself
+ ──────────────────────────────────────────────────────────────────────────────────
+ empty               native         3      6.2        16        0
+ CNTVCT_EL0          native         4      6.9        16        0                 1
+ CNTPCT_EL0          native         4      6.9        16        0                 1
+ CNTPCT_EL0, offset  trapped      240        0       240      240               237
+   trapped − native               236                224      240               236
 """
 
 
 def test_an_x86_machines_table() -> None:
     told = printed(benched("lab:6.12", X86))
     assert told[: len(X86_TABLE.splitlines())] == X86_TABLE.splitlines()
-    assert "RDMSR of IA32_TSC: 1 000 exits in 1 000 reads, by KVM's count." in told
-    assert "Beyond RDTSC alone, one conversion takes 17 instructions, two take 36." in told
+    assert "RDMSR IA32_TSC: 1 000 exits in 1 000 reads, by KVM's count." in told
+    assert "Beyond RDTSC alone, a TSC clocksource's one conversion takes 17 instructions, kvm-clock's two 36." in told
     assert any(line.startswith("In the lab an instruction takes 1 ns of virtual time") for line in told)
+
+
+def test_no_number_is_cut_on_a_narrow_page() -> None:
+    out = io.StringIO()
+    show(Console(file=out, width=80, highlight=False), [benched("lab:6.12", X86)])
+    table = out.getvalue().split("empty: ")[0]
+    assert "…" not in table
+    assert all(number in table for number in ("2 868", "447.1", "2 854", "2 848", "712.0"))
 
 
 def test_an_arm64_machines_table() -> None:
@@ -92,11 +100,11 @@ def test_a_read_that_does_not_exit_is_told_and_another_stands_in() -> None:
     done = benched("kvm", {**X86, "rdmsr-tsc": [(40, 1000)], "rdmsr-tsc-adjust": [(3000, 1000)]}, unit=NS)
     done.reads["rdmsr-tsc"] = Timed(((40, 1000),), 2, 0)  # type: ignore[index]
     told = printed(done)
-    assert any(line.startswith("RDMSR of IA32_TSC does not exit here (2 exits in 1 000 reads") for line in told)
+    assert any(line.startswith("RDMSR IA32_TSC does not exit here (2 exits in 1 000 reads") for line in told)
     rows = [" ".join(line.split()) for line in told]
-    at = rows.index("RDMSR of IA32_TSC_ADJUST exits 3 000.0 0.0 3 000.0 3 000.0 2 994.0")
-    assert rows[at - 1].startswith("RDMSR of IA32_TSC native 40.0")
-    assert rows[at + 1] == "trapped − native 2 990.0 2 990.0 2 990.0 2 990.0"
+    at = rows.index("RDMSR TSC_ADJUST exits 3 000 0.0 3 000 3 000 2 994")
+    assert rows[at - 1].startswith("RDMSR IA32_TSC native 40.0")
+    assert rows[at + 1] == "trapped − native 2 990 2 990 2 990 2 990"
 
 
 def test_a_kvm_that_emulates_ring_0_is_told() -> None:
@@ -104,7 +112,7 @@ def test_a_kvm_that_emulates_ring_0_is_told() -> None:
     done.reads["empty-ring0"] = Timed(((9600, 1000),), 3, 17_001)  # type: ignore[index]
     done.reads["rdmsr-tsc"] = Timed(((15_600, 1000),), 3, 21_001)  # type: ignore[index]
     told = printed(done)
-    each = "the measuring alone, ring 0: 17, RDMSR of IA32_TSC: 21"
+    each = "empty, ring 0: 17, RDMSR IA32_TSC: 21"
     note = f"Instructions a pass that KVM emulates, by its count ({each}): what these rows time is its emulator."
     assert note in told
     assert any(line.lstrip().startswith("emulated − native") for line in told)
@@ -134,7 +142,8 @@ def test_a_coarse_counter_is_told_on_a_host_alone() -> None:
         (Fraction(4), "4.0", "4"),
         (Fraction(49, 12), "4.1", "4.1"),
         (Fraction(-1, 2), "−0.5", "−0.5"),
-        (Fraction(28544, 10), "2 854.4", "2 854.4"),
+        (Fraction(28546, 10), "2 855", "2 855"),
+        (Fraction(-10_000), "−10 000", "−10 000"),
         (Fraction(999_96, 100_000), "1.0", "1"),
     ],
 )

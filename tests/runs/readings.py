@@ -28,7 +28,7 @@ ARM64: dict[str, Counts] = {
 
 _META = {
     "x86_64": {"counter_hz": 2_596_122_000, "kernel": "6.12.117+deb12-cloud-amd64", "tsc_khz": 2_596_122},
-    "arm64": {"counter_hz": 62_500_000, "kernel": "6.12.117+deb12-cloud-arm64", "arch": "arm64"},
+    "arm64": {"counter_hz": 62_499_871, "kernel": "6.12.117+deb12-cloud-arm64", "arch": "arm64"},
 }
 
 

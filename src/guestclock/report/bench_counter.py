@@ -22,16 +22,16 @@ from guestclock.runs.timed import Timed
 FORMAT = 1
 
 NAMES = {
-    "empty": "the measuring alone",
+    "empty": "empty",
     "rdtsc": "RDTSC",
-    "empty-ring0": "the measuring alone, ring 0",
-    "rdmsr-tsc": "RDMSR of IA32_TSC",
-    "rdmsr-tsc-adjust": "RDMSR of IA32_TSC_ADJUST",
-    "tsc-clocksource": "TSC clocksource, one conversion",
-    "kvm-clock": "kvm-clock, two conversions",
+    "empty-ring0": "empty, ring 0",
+    "rdmsr-tsc": "RDMSR IA32_TSC",
+    "rdmsr-tsc-adjust": "RDMSR TSC_ADJUST",
+    "tsc-clocksource": "TSC clocksource",
+    "kvm-clock": "kvm-clock",
     "cntvct": "CNTVCT_EL0",
     "cntpct": "CNTPCT_EL0",
-    "cntpct-offset": "CNTPCT_EL0 with an offset",
+    "cntpct-offset": "CNTPCT_EL0, offset",
 }
 
 THREAD = {
@@ -156,7 +156,9 @@ def ratio(a: Fraction, b: Fraction) -> str:
 
 
 def amount(done: Benched, value: Fraction) -> str:
-    """In the machine's unit, to a tenth; whole instructions without it."""
+    """In the machine's unit: to a tenth below 1000, but whole instructions whole."""
+    if abs(value) >= 1000:
+        return grouped(round(value))
     told = _tenths(value)
     return told.removesuffix(".0") if done.unit == INSTRUCTIONS else told
 
@@ -182,16 +184,16 @@ def _thread_table() -> Table:
 
 def _empty_table(columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for at, column in enumerate(columns):  # on a narrow page names are folded, never numbers cut
+        table.add_column(column, justify="right" if column else "left", no_wrap=at > 0)
     return table
 
 
 def notes(done: Benched) -> Iterator[str]:
     """What has to be known to read the table."""
     yield (
-        "itself: the average without outliers (three times the quartiles' distance above the upper one: something of "
-        "the host's was in between), less that of the measuring alone."
+        "empty: the measuring alone, which is in all rows. itself: the average without it, and without outliers (three "
+        "times the quartiles' distance above the upper one: something of the host's was in between)."
     )
     if done.unit == INSTRUCTIONS:
         yield (
@@ -210,7 +212,7 @@ def notes(done: Benched) -> Iterator[str]:
         yield from _of_rdmsr(done.reads["rdmsr-tsc"])
         rdtsc = done.undisturbed("rdtsc")
         one, two = (amount(done, done.undisturbed(name) - rdtsc) for name in ("tsc-clocksource", "kvm-clock"))
-        yield f"Beyond RDTSC alone, one conversion takes {one} {done.unit}, two take {two}."
+        yield f"Beyond RDTSC alone, a TSC clocksource's one conversion takes {one} {done.unit}, kvm-clock's two {two}."
     emulated = [(NAMES[name], timed) for name, timed in done.reads.items() if timed.how == "emulated"]
     if emulated:
         each = ", ".join(f"{name}: {round(Fraction(t.emulated or 0, t.samples))}" for name, t in emulated)

@@ -97,10 +97,9 @@ def _benched(on: On, lines: list[dict[str, Any]]) -> Benched:
     meta, *rest = lines
     reads = {line["read"]: Timed.from_json(line) for line in rest}
     per_tick, unit = Fraction(10**9, meta["counter_hz"]), NS
-    if on.kind == "lab":
-        unit = INSTRUCTIONS
-        if not on.cpu:  # the TSC counts ns of virtual time, whatever rate its kernel was told
-            per_tick = Fraction(1)
+    if on.kind == "lab":  # an instruction is a ns of virtual time
+        # whatever rate the kernels were told, QEMU's TSC counts ns, and the ticks of its arm64 counter are whole ones
+        per_tick, unit = Fraction(10**9 // meta["counter_hz"] if on.cpu else 1), INSTRUCTIONS
     done = Benched(on, unit, per_tick, meta, reads)
     _check_traps(done)
     return done
