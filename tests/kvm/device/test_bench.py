@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from guestclock.abi.kvm import KvmRun
 from guestclock.errors import UserError
 from guestclock.kvm.device import bench as module
 from guestclock.kvm.device.arm64 import reads as arm64
 from guestclock.kvm.device.arm64.bench import Arm64Bench
 from guestclock.kvm.device.bench import Samples, run_bench
 from guestclock.kvm.device.ioctls import IoctlError
+from guestclock.kvm.device.vcpu import Vcpu
 from guestclock.kvm.device.x86 import reads as x86
 from guestclock.kvm.device.x86.bench import X86Bench
 
@@ -77,6 +79,30 @@ def test_an_offset_of_the_vms_is_set_before_the_last_read_and_not_earlier() -> N
     assert scripted.asked[::2] == scripted.asked[1::2] == [
         ("empty", None), ("cntvct", None), ("cntpct", None), ("cntpct-offset", 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("errno", ["EINTR", "EIO"])
+def test_an_exit_is_completed_without_entering_the_guest(errno: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KVM_RUN with immediate_exit, which is the host's way to say so; left as it was, whatever comes back."""
+
+    class Halted:
+        fd, run_page = 7, bytearray(64)
+
+    asked: list[tuple[int, str, int]] = []
+
+    def call(fd: int, request: int) -> None:
+        asked.append((fd, hex(request), Halted.run_page[KvmRun.IMMEDIATE_EXIT]))
+        raise IoctlError(errno, (0, 0))
+
+    monkeypatch.setattr("guestclock.kvm.device.vcpu.call", call)
+    complete_exit: Any = Vcpu.complete_exit
+    if errno == "EINTR":
+        complete_exit(Halted)
+    else:
+        with pytest.raises(IoctlError, match=errno):
+            complete_exit(Halted)
+    assert asked == [(7, "0xae80", 1)]
+    assert Halted.run_page[KvmRun.IMMEDIATE_EXIT] == 0
 
 
 @pytest.mark.parametrize("iterations", [None, 0, 100_001, "10"])
