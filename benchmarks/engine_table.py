@@ -18,7 +18,8 @@ from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.checker import Checker, Tell
 from guestclock.checks.host import ExploredMachine, ExploredTimers
 from guestclock.checks.spec import Site, Spec
-from guestclock.checks.windows import BEFORE, WindowTracker
+from guestclock.checks.windows import BEFORE
+from guestclock.checks.x86.windows import WindowTracker
 from guestclock.checks.world import Outcome
 from guestclock.explore.run import Bounds, World
 from guestclock.explore.search import Search
@@ -54,7 +55,7 @@ class Case:
 
 def build(case: Case) -> Callable[[World], Outcome]:
     def made(world: World) -> Outcome:
-        site = Site(tsc_khz=case.khz, scaling=case.scaling)
+        site = Site(khz=case.khz, scaling=case.scaling)
         machine = ExploredMachine(world, site)
         profile = lookup(case.kernel)
         kvm = X86Kvm(machine, profile, world, None, KvmOptions(kvmclock_periodic_sync=False))

@@ -8,7 +8,7 @@ from guestclock.arith import clocks_calc_mult_shift, kvm_get_time_scale, nsec_to
 from guestclock.kvm.api import CreateVcpu, CreateVm, SetMsr
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import X86Kvm
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Scheduler, Timeline
 
 WRITES = 20_000
@@ -20,7 +20,7 @@ VALUES = [5 * KHZ * 1000 + i * KHZ for i in range(WRITES)]
 def on_the_model() -> int:
     timeline = Timeline(READ_PS)
     scheduler = Scheduler(timeline, STEP_PS)
-    kvm = X86Kvm(Machine(timeline, HostSpec(tsc_khz=KHZ), scheduler=scheduler), lookup("linux-6.12"), scheduler)
+    kvm = X86Kvm(X86Machine(timeline, HostSpec(tsc_khz=KHZ), scheduler=scheduler), lookup("linux-6.12"), scheduler)
 
     async def writes() -> None:
         await kvm.execute(CreateVm())

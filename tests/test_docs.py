@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -24,9 +25,19 @@ from guestclock.kvm.model.x86.kernels import KERNELS
 from guestclock.kvm.model.x86.profile import HOOKS, Profile
 from guestclock.runs import parse_on
 from guestclock.scenario import load, parse
-from guestclock.scenario.document import Document, Expect, HostTable, VmTable
+from guestclock.scenario.document import (
+    Arm64Document,
+    Arm64Expect,
+    Arm64HostTable,
+    Arm64VmTable,
+    Document,
+    Expect,
+    HostTable,
+    VmTable,
+)
 from guestclock.scenario.verb import OnVcpus
 from guestclock.scenario.verbs import VERBS, Wait
+from guestclock.vmm.clocks import ARCHITECTURES
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -83,7 +94,7 @@ def test_every_profile_is_told_by_what_differs() -> None:
 
 def test_every_fact_and_every_matching_rule_is_named() -> None:
     hooks = {hook.name for hook in HOOKS}
-    facts = {field for field in Profile.__dataclass_fields__ if field not in hooks | {"name", "about"}}
+    facts = {field.name for field in dataclasses.fields(Profile)} - hooks - {"name", "about"}
     assert not {fact for fact in facts if f"`{fact}`" not in PAGES["kernels.md"]}
     assert [cells[0] for cells in rows("kernels.md") if re.fullmatch(r"P\d+", cells[0])] == [f"P{i}" for i in range(15)]
 
@@ -100,12 +111,25 @@ def test_every_property_is_described_as_the_command_describes_it(prop: Any) -> N
     assert PAGES["properties.md"].count(f"`{prop.name}`") > 1, "what breaks it?"
 
 
-@pytest.mark.parametrize(
-    ("actor", "name"), [(actor, name) for actor, verbs in VERBS.items() for name in verbs], ids=lambda part: part
-)
-def test_every_step_is_described_with_its_keys(actor: str, name: str) -> None:
-    verb = VERBS[actor][name]
-    _, keys, about = row("scenarios.md", f'`"{name}"`')
+def steps(arch: str, actor: str) -> list[list[str]]:
+    """The rows of the steps' tables that this architecture has: under `### `actor`` and "On every architecture:"."""
+    section = re.search(rf"^### `{actor}`:.*?(?=^##|\Z)", PAGES["scenarios.md"], re.M | re.S)
+    assert section is not None
+    found = []
+    for heading, table in re.findall(r"^On (.+?):\n\n((?:\|.*\n)+)", section[0], re.M):
+        assert heading in ("every architecture", *ARCHITECTURES)
+        if heading in ("every architecture", arch):
+            found += [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return found
+
+
+STEPS = [(arch, actor, name) for arch in ARCHITECTURES for actor, verbs in VERBS[arch].items() for name in verbs]
+
+
+@pytest.mark.parametrize(("arch", "actor", "name"), STEPS)
+def test_every_step_is_described_with_its_keys(arch: str, actor: str, name: str) -> None:
+    verb = VERBS[arch][actor][name]
+    ((_, keys, about),) = [cells for cells in steps(arch, actor) if cells[0] == f'`"{name}"`']
     fields = [f for f in msgspec.structs.fields(verb) if f.name not in ("say", "look", "vcpu", "gap")]
     required = {f"`{f.encode_name}`" for f in fields if f.required}
     free = {f"`[{f.encode_name}]`" for f in fields if not f.required}
@@ -116,7 +140,15 @@ def test_every_step_is_described_with_its_keys(actor: str, name: str) -> None:
     assert ("lab" in about.split(":")[0].split(", ")) == (somewhere == {"kvm"})
 
 
-@pytest.mark.parametrize("table", [Document, VmTable, HostTable, Expect, Wait])
+def test_no_step_is_described_that_there_is_not() -> None:
+    told = {(arch, a, cells[0].strip('`"')) for arch in ARCHITECTURES for a in VERBS[arch] for cells in steps(arch, a)}
+    assert told == set(STEPS)
+
+
+TABLES = [Document, VmTable, HostTable, Expect, Arm64Document, Arm64VmTable, Arm64HostTable, Arm64Expect, Wait]
+
+
+@pytest.mark.parametrize("table", TABLES)
 def test_every_key_of_the_file_is_named(table: Any) -> None:
     told = {word for code in re.findall(r"`(.+?)`", PAGES["scenarios.md"]) for word in re.findall(r"\w+", code)}
     assert not {f.encode_name for f in msgspec.structs.fields(table)} - told

@@ -82,11 +82,11 @@ def test_readings_of_one_line_share_the_narrowest_sandwich() -> None:
     hand.step()
     hand.look()
     told = story(hand.trace)
-    assert {r.when.host_tsc.width for r in told.readings if r.when.host_tsc} == {20}
-    assert all(r.when.host_tsc.middle - 7 <= r.tsc + hand.host_base for r in told.readings if r.when.host_tsc)
+    assert {r.when.counter.width for r in told.readings if r.when.counter} == {20}
+    assert all(r.when.counter.middle - 7 <= r.tsc + hand.host_base for r in told.readings if r.when.counter)
     hand.move_tsc(0, 0)
     hand.look()
-    last = [r.when.host_tsc for r in story(hand.trace).readings][-2:]
+    last = [r.when.counter for r in story(hand.trace).readings][-2:]
     assert [h.width if h else None for h in last] == [8_000, 20]
 
 
@@ -205,7 +205,7 @@ def test_a_tsc_that_kvm_brings_forward_is_left_as_it_was_read() -> None:
     hand.look()
     hand.sandwich = 10
     hand.look()
-    widths = [r.when.host_tsc.width for r in story(hand.trace).readings if r.when.host_tsc]
+    widths = [r.when.counter.width for r in story(hand.trace).readings if r.when.counter]
     assert widths == [20, 8_000, 20, 20]
 
 
@@ -214,5 +214,5 @@ def test_without_the_tsc_as_clocksource_no_line_is_taken_to_go_on() -> None:
     hand.trace.meta["clocksource"] = "hpet"
     hand.sandwich = 10
     hand.look()
-    widths = {r.when.host_tsc.width for r in story(hand.trace).readings if r.when.host_tsc}
+    widths = {r.when.counter.width for r in story(hand.trace).readings if r.when.counter}
     assert widths == {8_000, 20}

@@ -137,7 +137,7 @@ async def restore(vm, snapshot):
 
 def test_a_promised_rate_that_the_tsc_does_not_have_makes_it_early(tmp_path: Path) -> None:
     """100 ppm, within what KVM takes for the same: the timer goes by the promise (kvm-x86.md 2.6), the TSC does not."""
-    sites = (Site(tsc_khz=KHZ), Site(tsc_khz=KHZ * 9_999 // 10_000))
+    sites = (Site(khz=KHZ), Site(khz=KHZ * 9_999 // 10_000))
     assert ask("firecracker-restore", sites=sites).status == HOLDS
     verdict = ask(own(tmp_path, PROMISED), sites=sites)
     assert (verdict.status, verdict.sense) == (VIOLATED, "early")

@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guestclock.arith.affine import Form
-from guestclock.checks.host import CONTRACT, ExploredMachine
+from guestclock.checks.host import CONTRACT
 from guestclock.checks.spec import Site
+from guestclock.checks.x86.host import ExploredX86Machine
 from guestclock.linux.ntp import MAX_FREQ_PPB
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, Timeline
 
 KHZ = st.sampled_from([999_999, 2_100_000, 2_596_122, 2_900_000, 3_400_001])
@@ -33,9 +34,9 @@ class Told:
         self.broken = 0
         self.rows = 0
         self.timeline = Timeline()
-        site = Site(tsc_khz=khz, slew_ppm=slew_ppm)
-        self.real = Machine(self.timeline, HostSpec(tsc_khz=khz, uptime_ns=site.uptime_ns))
-        self.explored = ExploredMachine(self, site)  # type: ignore[arg-type]
+        site = Site(khz=khz, slew_ppm=slew_ppm)
+        self.real = X86Machine(self.timeline, HostSpec(tsc_khz=khz, uptime_ns=site.uptime_ns))
+        self.explored = ExploredX86Machine(self, site)  # type: ignore[arg-type]
         self.before = site.uptime_ns
 
     @property

@@ -13,14 +13,14 @@ from guestclock.errors import UserError
 
 
 def test_a_name_is_for_both_clocks_and_none_is_the_recipes() -> None:
-    assert policy("freeze", {}).clocks == (("tsc", "freeze"), ("kvmclock", "freeze"))
-    assert policy(None, {"kvmclock": "run"}).clocks == (("kvmclock", "run"),)
+    assert policy("freeze", {}, "x86_64").clocks == (("tsc", "freeze"), ("kvmclock", "freeze"))
+    assert policy(None, {"kvmclock": "run"}, "x86_64").clocks == (("kvmclock", "run"),)
 
 
 def test_a_file_forgives_by_clock_and_by_property(tmp_path: Path) -> None:
     place = tmp_path / "p.toml"
     place.write_text('tsc = "run"\n[tolerance]\nkvmclock = "20 us"\ntsc-agrees = "400 cycles"\n')
-    found = policy(str(place), {})
+    found = policy(str(place), {}, "x86_64")
     assert found.clocks == (("tsc", "run"),)
     assert found.forgives("kvmclock-policy", "ns", 2_000_000) == 20_000
     assert found.forgives("tsc-agrees", "cycles", 2_000_000) == 400
@@ -41,7 +41,7 @@ def test_a_file_forgives_by_clock_and_by_property(tmp_path: Path) -> None:
 def test_mistakes_in_the_file(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(UserError, match=expected):
-        policy(str(tmp_path / "p.toml"), {})
+        policy(str(tmp_path / "p.toml"), {}, "x86_64")
 
 
 def test_a_tolerance_above_the_worst_makes_it_hold_and_one_below_does_not(tmp_path: Path) -> None:

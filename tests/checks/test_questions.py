@@ -11,7 +11,7 @@ from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, VACUOUS, VIOLATED, Verdict, check
-from guestclock.checks.windows import protocol
+from guestclock.checks.x86.windows import protocol
 from guestclock.vmm import recipe as recipes
 
 QUICK = {"delay_ns": 10**8, "life_ns": 10**10, "away_ns": 10**10}
@@ -89,7 +89,7 @@ def test_a_tsc_by_value_is_given_another_vcpus_line() -> None:
 # ---- KVM_GET_CLOCK
 
 
-SCALED = {"sites": (Site(tsc_khz=3_000_000, scaling="vmx"),), "khz": 2_500_000}
+SCALED = {"sites": (Site(khz=3_000_000, scaling="vmx"),), "khz": 2_500_000}
 
 
 def test_get_clock_goes_by_the_hosts_rate_where_the_guests_is_scaled() -> None:

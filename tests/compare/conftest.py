@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compare.tally import TALLIES
+from tests.compare.tallies import TALLIES
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-from guestclock.compare.aligned import operations, run_aligned
-from guestclock.compare.judge import Comparison, judge
+from guestclock.compare.aligned import operations
+from guestclock.compare.judge import judge
 from guestclock.compare.programs import Limits, random_program
+from guestclock.compare.x86.aligned import run_aligned
+from guestclock.compare.x86.comparison import X86Comparison
 from guestclock.errors import UserError
 from guestclock.inspect.host import HostReport, classify
 from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.runs.real import from_lines
 from guestclock.sim import Trace
 from guestclock.vmm.on_device import run_program
-from tests.compare.tally import tally, told
+from tests.compare.tallies import tally, told
 
 pytestmark = pytest.mark.kvm
 PROGRAMS, CHUNK = 300, 25
@@ -71,10 +73,10 @@ def test_a_kernel_that_writes_a_page_twice_is_told_apart(host: HostReport) -> No
     program = random_program(1, limits(host))
     real = on_real_kvm(program)
     model = run_aligned(real, program, host.fits[-1])
-    assert not Comparison(real, model).verdict().differences
+    assert not X86Comparison(real, model).verdict().differences
     page = next(e.data["page"] for e in operations(real) if e.kind == "peek" and e.data["page"])
     page["version"] += 2
-    assert "page version" in told(Comparison(real, model).verdict().differences)
+    assert "page version" in told(X86Comparison(real, model).verdict().differences)
 
 
 def test_a_snapshot_off_by_3_ns_is_told_apart(host: HostReport) -> None:
@@ -85,10 +87,10 @@ def test_a_snapshot_off_by_3_ns_is_told_apart(host: HostReport) -> None:
     points = [e for e in real.of("tracepoint") if e.name == "kvm_pvclock_update"]
     if not points:
         pytest.skip("no tracepoints here")
-    honest = Comparison(real, model).verdict()
+    honest = X86Comparison(real, model).verdict()
     assert honest.on_line > 0
     assert not honest.differences
     fields = parse_fields(points[-1].name, points[-1].data["text"])
     later = int(fields["system_time"]) + 3
     points[-1].data["text"] = points[-1].data["text"].replace(f"{int(fields['system_time']):#x}", f"{later:#x}")
-    assert "raw clock's line" in told(Comparison(real, model).verdict().differences)
+    assert "raw clock's line" in told(X86Comparison(real, model).verdict().differences)

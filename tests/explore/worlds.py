@@ -17,7 +17,7 @@ from guestclock.kvm.api import Host, serve
 from guestclock.kvm.model import ModelKvm, lookup
 from guestclock.kvm.model.x86 import X86Kvm
 from guestclock.kvm.model.x86.host import KvmOptions
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 
 KHZ = 2_596_122
 Recipe = Callable[[], Coroutine[Any, Any, None]]
@@ -74,7 +74,7 @@ class Kvm:
 
 def kvm_world(recipe: Recipe, kernel: str, khz: int = KHZ) -> Callable[[World], Kvm]:
     def build(world: World) -> Kvm:
-        machine = Machine(world, HostSpec(tsc_khz=khz))  # type: ignore[arg-type]
+        machine = X86Machine(world, HostSpec(tsc_khz=khz))  # type: ignore[arg-type]
         machine._ticks = lambda ps: None  # type: ignore[method-assign,assignment]
         model = X86Kvm(machine, lookup(kernel), world, None, KvmOptions(kvmclock_periodic_sync=False))  # type: ignore[arg-type]
         model.host.mutex_patience_ps = None

@@ -17,7 +17,7 @@ KERNELS = ("6.1", "6.12")
 
 
 class Boot:
-    """One boot of a kernel that ran every program of `PROGRAMS`: what each of them gave."""
+    """A kernel that has just booted, and what each program of `PROGRAMS` gave there, in a machine of its own."""
 
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
@@ -37,7 +37,7 @@ class Boot:
 
 @cache
 def booting() -> dict[str, Future[Boot]]:
-    """All kernels at once: a boot keeps one CPU busy."""
+    """All kernels at once."""
     setup(KERNELS)
     pool = ThreadPoolExecutor(len(KERNELS))
     started = {kernel: pool.submit(Boot, kernel) for kernel in KERNELS}

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from guestclock.scenario import load, names
+from guestclock.scenario.document import HostTable
 
 S = 10**9
 OUR_HOST = {"options": {"host_ops_allowed": True}}
@@ -75,7 +76,9 @@ def scenarios() -> dict[str, tuple[str, Program]]:
         scenario = load(name)
         for variation in scenario.variations:
             host = variation.host
-            if "lab:6.12" in scenario.on and host.tsc_khz in (None, 2_596_122) and host.cpus is None:
+            if not isinstance(host, HostTable) or "lab:6.12" not in scenario.on:
+                continue
+            if host.tsc_khz in (None, 2_596_122) and host.cpus is None:
                 told = f"{name} {json.dumps(variation.values)}" if variation.values else name
                 found[told] = (name, {"program": "steps", **variation.program, **OUR_HOST})
     return found

@@ -8,7 +8,8 @@ import pytest
 
 from guestclock.arith import clocks_calc_mult_shift, pvclock_scale_delta
 from guestclock.compare.aligned import Circumstances
-from guestclock.compare.judge import Difference, Verdict, judge
+from guestclock.compare.judge import judge
+from guestclock.compare.verdict import Difference, Verdict
 from guestclock.sim import Trace
 from tests.lab.programs import KHZ_ABOVE, PROGRAMS, SCENARIOS, SEQUENCES, UPTIME_S
 
@@ -22,7 +23,7 @@ STABLE = 2
 
 
 def judged(boot, name: str, profile: str | None = None) -> Verdict:
-    return judge(boot.trace(name), PROGRAMS[name], profile or f"linux-{boot.kernel}", Circumstances(tsc_hz=TRUE_HZ))
+    return judge(boot.trace(name), PROGRAMS[name], profile or f"linux-{boot.kernel}", Circumstances(true_hz=TRUE_HZ))
 
 
 def flags_after(trace: Trace, do: str) -> list[int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guestclock.errors import UserError
 from guestclock.linux import VCLOCK_HVCLOCK, VCLOCK_NONE, VCLOCK_PVCLOCK, VCLOCK_TSC
-from guestclock.machine import Counter, HostSpec, Machine
+from guestclock.machine import Counter, HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, PS_PER_S, Scheduler, Timeline, WidthObserver, cp, drawn_ps, watching
 
 SECOND = 10**9
@@ -20,7 +20,7 @@ GHZ = HostSpec(tsc_khz=1_000_000, uptime_ns=0, tsc_at_start=0)
 
 def make(section_ps=0, **spec):
     timeline = Timeline(section_ps)
-    return timeline, Machine(timeline, HostSpec(**spec))
+    return timeline, X86Machine(timeline, HostSpec(**spec))
 
 
 def on_one_line(readings, mult, shift):
@@ -65,14 +65,14 @@ def test_a_calibration_that_is_off_shows_in_every_clock():
     timeline.now_ps = 100 * PS_PER_S
     assert machine.ktime_get_raw_ns() == 100 * SECOND + 10_000_000
     exact = Timeline()
-    other = Machine(exact, HostSpec(tsc_khz=1_000_000, uptime_ns=0))
+    other = X86Machine(exact, HostSpec(tsc_khz=1_000_000, uptime_ns=0))
     exact.now_ps = 100 * PS_PER_S
     assert other.ktime_get_raw_ns() == 100 * SECOND
 
 
 def test_each_read_takes_its_time():
     timeline = Timeline(section_ps=30_000)
-    machine = Machine(timeline, GHZ)
+    machine = X86Machine(timeline, GHZ)
     assert machine.rdtsc() == 0
     assert machine.rdtsc() == 30
     assert machine.ktime_get_raw_ns() == 60
@@ -245,7 +245,7 @@ def test_with_a_scheduler_the_watchdog_takes_a_step_of_its_own():
     """Between mark_tsc_unstable() and the change of clocksource others may run: the flag is set, TSC still in use."""
     timeline = Timeline()
     scheduler = Scheduler(timeline, step_ps=5_000)
-    machine = Machine(timeline, HostSpec(), scheduler=scheduler)
+    machine = X86Machine(timeline, HostSpec(), scheduler=scheduler)
     seen = []
 
     async def vcpu():
@@ -334,7 +334,7 @@ class GuestTsc:
 def test_a_machine_may_count_with_a_guests_tsc():
     timeline, host = make()
     guest_tsc = GuestTsc(host, -host.rdtsc())
-    guest = Machine(timeline, HostSpec(uptime_ns=0, clocksource="kvm-clock"), counter=guest_tsc)
+    guest = X86Machine(timeline, HostSpec(uptime_ns=0, clocksource="kvm-clock"), counter=guest_tsc)
     timeline.now_ps += PS_PER_S
     assert guest.rdtsc() == 2_596_122_000
     assert guest.ktime_get_ns() == SECOND
@@ -346,14 +346,14 @@ def test_a_machine_may_count_with_a_guests_tsc():
 def test_a_guests_tsc_that_is_set_back_cannot_set_back_the_guests_time():
     timeline, host = make()
     guest_tsc = GuestTsc(host, 0)
-    guest = Machine(timeline, HostSpec(uptime_ns=0), counter=guest_tsc)
+    guest = X86Machine(timeline, HostSpec(uptime_ns=0), counter=guest_tsc)
     timeline.now_ps += PS_PER_S
     guest.catch_up()
     before = guest.timekeeper.raw_ns(guest.timekeeper.cycle_last)
     guest_tsc.offset = -(10**12)
     assert guest.ktime_get_raw_ns() == before
     forward = GuestTsc(host, 0)  # control: forward it is believed
-    other = Machine(timeline, HostSpec(uptime_ns=0), counter=forward)
+    other = X86Machine(timeline, HostSpec(uptime_ns=0), counter=forward)
     forward.offset = 2_596_122_000
     assert other.ktime_get_raw_ns() == 2_596_122_000 * 6462414 >> 24
 
@@ -361,7 +361,7 @@ def test_a_guests_tsc_that_is_set_back_cannot_set_back_the_guests_time():
 def test_a_guests_ticks_are_remembered_when_its_tsc_is_set_back_after_a_read():
     timeline, host = make()
     guest_tsc = GuestTsc(host, 0)
-    guest = Machine(timeline, HostSpec(uptime_ns=0), counter=guest_tsc)
+    guest = X86Machine(timeline, HostSpec(uptime_ns=0), counter=guest_tsc)
     timeline.now_ps += PS_PER_S
     before = guest.ktime_get_raw_ns()
     guest_tsc.offset = -2_596_122_000 * 1000
@@ -370,7 +370,7 @@ def test_a_guests_ticks_are_remembered_when_its_tsc_is_set_back_after_a_read():
 
 def test_a_counter_that_goes_with_true_time_may_be_any_object():
     timeline = Timeline()
-    machine = Machine(timeline, GHZ, counter=Counter(Fraction(10**9), 5))
+    machine = X86Machine(timeline, GHZ, counter=Counter(Fraction(10**9), 5))
     timeline.now_ps = 2 * PS_PER_NS
     assert machine.rdtsc() == 7
 

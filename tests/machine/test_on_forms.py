@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import Arm64Machine, Arm64Spec, HostSpec, X86Machine
 from guestclock.sim import Timeline
 
 
@@ -60,7 +60,7 @@ def life(seed, wrap, **spec):
     """Everything a machine shows in a random life whose times are wrapped."""
     rng = Random(seed)
     timeline = Timeline()
-    machine = Machine(timeline, HostSpec(cpus=2, clocksources=("tsc", "hpet", "hyperv"), **spec))
+    machine = X86Machine(timeline, HostSpec(cpus=2, clocksources=("tsc", "hpet", "hyperv"), **spec))
     seen = []
     for _ in range(12):
         timeline.now_ps = wrap(known(timeline.now_ps) + rng.randint(0, 10**13))
@@ -89,6 +89,35 @@ SPECS = [
     {"nonstop_tsc": True, "tsc_hz": 2_596_000_123},
     {"rtc_grain_ns": 0, "hz": 1000},
 ]
+
+
+def life_on_arm64(seed, wrap, **spec):
+    rng = Random(seed)
+    timeline = Timeline()
+    machine = Arm64Machine(timeline, Arm64Spec(cpus=2, **spec))
+    seen = []
+    for _ in range(12):
+        timeline.now_ps = wrap(known(timeline.now_ps) + rng.randint(0, 10**13))
+        what = rng.randrange(4)
+        if what == 0:
+            machine.adjust_frequency(rng.randint(-500_000, 500_000))
+        elif what == 1:
+            machine.step_realtime(rng.randint(-(10**9), 10**9))
+        elif what == 2:
+            for point in machine.sleep(rng.randint(0, 10**11)).__await__():
+                timeline.now_ps = timeline.now_ps + (point[2] or 0)
+        for clock in ("counter", "monotonic", "monotonic_raw", "realtime", "boottime"):
+            seen.append(known(machine.read_clock(clock, cpu=1)))
+        seen.append(tuple(known(v) for v in machine.ktime_get_snapshot(1)))
+    return seen
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32), st.sampled_from([{}, {"counter_hz": 24_000_000}, {"hz": 300, "true_hz": 62_500_123}])
+)  # fmt: skip
+def test_unknown_times_give_the_same_readings_on_arm64(seed, spec):
+    assert life_on_arm64(seed, Unknown, **spec) == life_on_arm64(seed, lambda ps: ps, **spec)
 
 
 @settings(deadline=None)

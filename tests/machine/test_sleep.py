@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guestclock.errors import UserError
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, PS_PER_S, Deadlock, Scheduler, Timeline, cp
 
 SECOND = 10**9
@@ -19,7 +19,7 @@ CLOCKS = ("monotonic", "monotonic_raw", "boottime", "realtime")
 def make(step_ps=0, **spec):
     timeline = Timeline()
     scheduler = Scheduler(timeline, step_ps)
-    return timeline, scheduler, Machine(timeline, HostSpec(**{"rtc_grain_ns": 0, **spec}), scheduler=scheduler)
+    return timeline, scheduler, X86Machine(timeline, HostSpec(**{"rtc_grain_ns": 0, **spec}), scheduler=scheduler)
 
 
 def asleep(scheduler, machine, ns, **how):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from guestclock.errors import UserError
-from guestclock.machine import HostSpec
+from guestclock.machine import Arm64Spec, HostSpec
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,30 @@ def test_scaling(scaling, bits, ratio, khz):
 
 def test_the_clocksource_in_use_is_one_of_those_to_choose_from():
     assert HostSpec(clocksource="kvm-clock").all_clocksources == ("tsc", "hpet", "kvm-clock")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"counter_hz": 1000}, "host: counter_hz: 1000, expected 1000000 to 4294967295 Hz"),
+        ({"counter_hz": 62.5e6}, "host: counter_hz: 62500000.0, expected"),
+        ({"true_hz": 0}, "host: true_hz: 0, expected a positive int or Fraction, ticks per second"),
+        ({"true_hz": 2.5}, "host: true_hz: 2.5, expected a positive"),
+        ({"counter_at_start": 2**64}, "host: counter_at_start: 18446744073709551616, expected 0 to"),
+        ({"cpus": 0}, "host: cpus: 0, expected 1 to 8192 CPUs"),
+        ({"vhe": 1}, "host: vhe: 1, expected true or false"),
+        ({"ecv": "yes"}, "host: ecv: 'yes', expected true or false"),
+        ({"hz": 60}, "host: hz: 60, expected one of 100, 250, 300, 1000"),
+        ({"uptime_ns": -1}, "host: uptime_ns: -1, expected 0 to"),
+        ({"realtime_ns": 5}, "host: realtime_ns: 5, expected"),
+    ],
+)
+def test_what_cannot_be_on_arm64_is_refused_too(wrong, message):
+    with pytest.raises(UserError) as told:
+        Arm64Spec(**wrong)
+    assert str(told.value).startswith(message)
+
+
+def test_an_arm64_counter_counts_from_power_on_unless_told():
+    assert Arm64Spec(uptime_ns=2 * 10**9).first_counter == 125_000_000
+    assert Arm64Spec(counter_at_start=5).first_counter == 5

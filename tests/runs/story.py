@@ -81,3 +81,53 @@ def reading(page, tsc):
     """kvmclock (Definition B) of a page at a guest TSC, ns."""
     elapsed = pvclock_scale_delta(u64(tsc - page["tsc_timestamp"]), page["tsc_to_system_mul"], page["tsc_shift"])
     return u64(page["system_time"] + elapsed)
+
+
+class Arm64Story:
+    """The same of an arm64 guest: offsets are subtracted, ticks."""
+
+    def __init__(self, trace: Trace):
+        self.trace, self.hz = trace, trace.meta["counter_hz"]
+        self.events = {}
+        now = None
+        for event in trace.events:
+            if event.kind == "step":
+                now = event.data["index"] + 1
+            if now is not None:
+                self.events.setdefault(now, []).append(event)
+
+    @property
+    def last(self):
+        return max(self.events)
+
+    def peek(self, step, vcpu):
+        """What the vCPU showed when everybody had looked after the step."""
+        return [e for e in self.events[step] if e.kind == "peek" and e.vcpu == vcpu][-1].data
+
+    def read(self, step, vcpu):
+        """What the guest itself read in the step."""
+        return next(e for e in self.events[step] if e.kind == "guest" and e.vcpu == vcpu).data
+
+    def offset(self, step, vcpu, clock="cntvct"):
+        """Host counter minus the guest's, ticks, by a peek: exact on the model."""
+        peek = self.peek(step, vcpu)
+        assert peek["host_counter"][0] == peek["host_counter"][1]
+        return s64(u64(peek["host_counter"][0] - peek[clock]))
+
+    def skew_ns(self, step, vcpu=1, against=0):
+        """How far a vCPU's virtual counter is ahead of another's."""
+        return (self.offset(step, against) - self.offset(step, vcpu)) * 10**9 // self.hz
+
+    def answer(self, step, name):
+        """What an operation of the step answered."""
+        (event,) = [e for e in self.events[step] if e.kind == "op" and e.name == name]
+        return event.data["result"]
+
+    def refused(self):
+        return [(e.data["op"], e.data["errno"]) for s in self.events for e in self.events[s] if e.name == "refused"]
+
+
+def arm64_stories(name, *kernels):
+    """Every run of a built-in arm64 scenario on the model, by (kernel, one variation value or several)."""
+    traces = run(load(name), kernels=kernels)
+    return {(t.meta["kernel"], *t.meta["variation"].values()): Arm64Story(t) for t in traces}

@@ -205,6 +205,86 @@ def test_kernels(kernels, message):
     assert "linux-6." in told
 
 
+ARM64 = "[host]\narch = 'arm64'\n"
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("arch = 'arm'", "[host]: arch: expected one of 'x86_64', 'arm64', got 'arm' (did you mean 'arm64'?)"),
+        ("arch = '$a'", "[host]: arch: expected one of 'x86_64', 'arm64', got '$a'"),
+        ("arch = 'arm64'\ntsc_khz = 3_000_000", "[host]: unknown key 'tsc_khz': there is one on x86_64, [host] arch = 'x86_64'"),
+        ("counter_hz = 24_000_000", "[host]: unknown key 'counter_hz': there is one on arm64, [host] arch = 'arm64'"),
+        ("arch = 'arm64'\ncounter_hz = '24 MHz'", "[host]: counter_hz: expected an integer, got text"),
+        ("arch = 'arm64'\nvhe = 1", "[host]: vhe: expected true or false, got an integer"),
+    ],
+)  # fmt: skip
+def test_the_architecture(host, message):
+    assert refused(steps("wait = '1 s'", more=f"[host]\n{host}\n")) == message
+
+
+@pytest.mark.parametrize(
+    ("vm", "message"),
+    [
+        ("kvmclock = 'new'", "[vm]: unknown key 'kvmclock': there is one on x86_64, [host] arch = 'x86_64'"),
+        ("expect = { tsc = 'run' }", "[vm]: [expect]: unknown key 'tsc': there is one on x86_64, [host] arch = 'x86_64'"),
+        ("expect = { cntvtc = 'run' }", "[vm]: [expect]: unknown key 'cntvtc' (did you mean 'cntvct'?)"),
+        ("expect = { cntpct = 'fly' }", "[vm]: [expect]: cntpct: expected one of 'run', 'freeze', 'advance', got 'fly'"),
+    ],
+)  # fmt: skip
+def test_the_vm_on_arm64(vm, message):
+    assert refused(steps("wait = '1 s'", vm=f"[vm]\nvcpus = 2\n{vm}\n", more=ARM64)) == message
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("vmm = 'set-tsc'\nvalue = 5", "'set-tsc' is a step on x86_64, and this scenario's [host] arch is 'arm64'"),
+        ("host = 'mark-tsc-unstable'", "'mark-tsc-unstable' is a step on x86_64, and this scenario's [host] arch is 'arm64'"),
+        ("vmm = 'set-conter'\nvalue = 5", "unknown step 'set-conter' (did you mean 'set-counter'?)"),
+        ("vmm = 'hvc'\nx0 = 0", "unknown step 'hvc' for 'vmm': it is a step of the guest's, guest = 'hvc'"),
+        ("vmm = 'set-counter'\ntimer = 'hyper'\nvalue = 5", "timer: expected one of 'virtual', 'physical', got 'hyper'"),
+        ("vmm = 'get-reg'\nreg = 'TIMER_TVAL'", "reg: expected one of 'TIMER_CTL', 'TIMER_CNT', 'TIMER_CVAL', 'PTIMER_CTL', 'PTIMER_CVAL', 'PTIMER_CNT', got 'TIMER_TVAL' (did you mean 'TIMER_CVAL'?)"),
+        ("vmm = 'set-counter-offset'\nvalue = 0\nreserved = -1", "reserved: -1, expected 0 to 2^64 - 1"),
+        ("vmm = 'set-counter-offset'\nvalue = 0\nvcpu = 1", "unknown key 'vcpu'"),
+        ("vmm = 'preempt'\nvalue = '1 ms'", "vcpu: no vCPU is in KVM_RUN: 'start' one first"),
+        ("vmm = 'read-clock'\nclock = 'tsc'", "clock: expected one of 'counter', 'realtime', 'monotonic', 'monotonic_raw', 'boottime', got 'tsc'"),
+        ("guest = 'hvc'\nx0 = -1", "x0: -1, expected 0 to 2^64 - 1"),
+        ("guest = 'enter-l2'\nvalue = 5\nratio = 1", "unknown key 'ratio'"),
+        ("host = 'sleep'\nvalue = '1 h'\ntsc = 'reset'", "unknown key 'tsc'"),
+        ("host = 'sleep'\nvalue = '1 h'\nkind = 's5'", "kind: expected one of 's2idle', 's3', got 's5'"),
+    ],
+)  # fmt: skip
+def test_a_step_on_arm64(step, message):
+    assert refused(steps(step, more=ARM64)) == f"[[step]] 1: {message}"
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("vmm = 'set-counter'\nvalue = 5", "'set-counter' is a step on arm64, and this scenario's [host] arch is 'x86_64'"),
+        ("host = 'sleep'\nvalue = '1 h'\nkind = 's2idle'\ntsc = 'reset'",
+         "tsc: 'reset', expected 'running' in s2idle, which takes no hardware down"),
+    ],
+)  # fmt: skip
+def test_a_step_on_x86(step, message):
+    assert refused(steps(step)) == f"[[step]] 1: {message}"
+
+
+def test_values_on_arm64_are_ticks():
+    tables = ("vmm = 'get-counter'\nas = 'c'", "vmm = 'set-counter-offset'\nvalue = '$c'")
+    assert refused(steps(*tables, more=ARM64)) == (
+        "[[step]] 2: value: '$c' was saved for each of vCPU 0, 1: say which with '$name.0' or 'max($name)'"
+    )
+
+
+def test_kernels_of_the_other_architecture():
+    told = refused(f"{HEAD}kernels = ['linux-6.12']\n{VM}{ARM64}{STEP}wait = '1 s'")
+    assert told == "kernels: 'linux-6.12' is of x86_64, this scenario's [host] arch is 'arm64'"
+    told = refused(f"{HEAD}kernels = ['linux-6.12-arm64']\n{VM}{STEP}wait = '1 s'")
+    assert told == "kernels: 'linux-6.12-arm64' is of arm64, this scenario's [host] arch is 'x86_64'"
+
+
 def test_a_name_that_is_nothing():
     with pytest.raises(UserError, match=r"neither a file nor built in \(did you mean 'threads/2010-tsc-writes'\?\)"):
         load("threads/2010-tsc-write")

@@ -1,11 +1,15 @@
 import dataclasses
+from typing import get_args
 
 import msgspec
+import pytest
 
-from guestclock.machine import HostSpec
+from guestclock.abi.arm64 import GUEST_SYSREGS, TIMER_REGS
+from guestclock.machine import Arm64Spec, HostSpec
 from guestclock.scenario import parse
-from guestclock.scenario.document import HostTable
-from guestclock.scenario.verbs import VERBS
+from guestclock.scenario.document import Arm64HostTable, HostTable
+from guestclock.scenario.verbs import VERBS, arm64
+from guestclock.vmm.clocks import ARCHITECTURES
 
 FILE = """
 about   = "Does it?"
@@ -85,21 +89,102 @@ def test_kicking_everybody_kicks_those_who_run():
     assert [s["vcpus"] for s in program["steps"]] == [[2, 0], [0, 2], [0, 1, 2]]
 
 
-def test_the_host_table_has_the_keys_of_the_machine():
-    assert set(HostTable.__struct_fields__) == {field.name for field in dataclasses.fields(HostSpec)}
+def test_the_host_tables_have_the_keys_of_the_machines():
+    for table, spec in ((HostTable, HostSpec), (Arm64HostTable, Arm64Spec)):
+        assert set(table.__struct_fields__) - {"arch"} == {field.name for field in dataclasses.fields(spec)}
 
 
-def test_every_verb_has_a_sentence_that_names_the_vcpu():
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_verb_has_a_sentence_that_names_the_vcpu(arch):
     """A sentence of the verb's own for each, with the keys it cannot do without."""
-    given = {"value": "5 s", "khz": 3_000_000, "index": 0x12, "cpu": 1, "clock": "tsc", "to": "hpet", "ppb": 5}
-    for actor, verbs in VERBS.items():
+    given = {"value": "5 s", "khz": 3_000_000, "index": 0x12, "cpu": 1, "clock": "realtime", "to": "hpet", "ppb": 5}
+    of_arm64 = {"x0": 0x86000001, "reg": "TIMER_CVAL"}
+    for actor, verbs in VERBS[arch].items():
         for name, cls in verbs.items():
             wanted = {f.encode_name for f in msgspec.structs.fields(cls)}
-            value = {**given, **({"value": 5} if name.endswith("-msr") else {})}
+            value = {**given, **of_arm64, **({"value": 5} if name.endswith("-msr") else {})}
+            value |= {"reg": "CNTV_CVAL_EL0"} if actor == "guest" else {}
             keys = "\n".join(f"{k} = {v!r}" for k, v in value.items() if k in wanted)
-            start = "[[step]]\nvmm='start'\n" if name == "kick" else ""
-            text = f"about='x'\n[vm]\nvcpus=2\n{start}[[step]]\n{actor}='{name}'\n{keys}\n"
+            start = "[[step]]\nvmm='start'\n" if name in ("kick", "preempt") else ""
+            text = f"about='x'\n[host]\narch='{arch}'\n[vm]\nvcpus=2\n{start}[[step]]\n{actor}='{name}'\n{keys}\n"
             ((_, program),) = parse(text, "f").programs()
             say = program["steps"][-1]["say"]
             assert say
-            assert ("vcpu" in wanted) == ("vCPU" in say) or name in ("create-vcpu", "stop-all-tscs", "start-all-tscs")
+            everybody = ("create-vcpu", "stop-all-tscs", "start-all-tscs")
+            assert ("vcpu" in wanted) == ("vCPU" in say) or name in everybody, say
+
+
+def test_registers_are_those_of_the_abi():
+    assert set(get_args(arm64.Register)) == set(TIMER_REGS)
+    assert set(get_args(arm64.Sysreg)) == set(GUEST_SYSREGS)
+
+
+ARM64 = """
+about = "Does it?"
+[host]
+arch = "arm64"
+counter_hz = 24_000_000
+vhe = false
+[vm]
+vcpus = 2
+expect = { cntvct = "freeze", cntpct = "run" }
+[[step]]
+vmm = "get-counter"
+as = "c"
+[[step]]
+vmm = "set-counter"
+timer = "physical"
+vcpu = 1
+value = "$c + 1 s"
+[[step]]
+vmm = "set-counter-offset"
+value = "$c.0 - 5 ticks"
+[[step]]
+vmm = "start"
+vcpu = 0
+[[step]]
+vmm = "preempt"
+value = "1 ms"
+[[step]]
+guest = "hvc"
+vcpu = 1
+x0 = 0x86000001
+x1 = 1
+as = "ptp"
+[[step]]
+guest = "write-sysreg"
+vcpu = 1
+reg = "CNTV_CVAL_EL0"
+value = "$ptp.x3 + 1 s"
+[[step]]
+host = "sleep"
+value = "1 h"
+"""
+
+
+def test_a_program_on_arm64():
+    scenario = parse(ARM64, "f.toml")
+    assert (scenario.arch, scenario.expect.cntvct, scenario.expect.cntpct) == ("arm64", "freeze", "run")
+    (variation,) = scenario.variations
+    assert (variation.host.spec().counter_hz, variation.host.spec().vhe) == (24_000_000, False)
+    assert variation.program == {
+        "arch": "arm64", "vcpus": 2, "boot": True,
+        "steps": [
+            {"actor": "vmm", "do": "get-counter", "vcpus": [0, 1], "timer": "virtual", "as": "c",
+             "say": "every vCPU: TIMER_CNT is read, as $c"},
+            {"actor": "vmm", "do": "set-counter", "vcpus": [1], "timer": "physical",
+             "value": [["own", "c", 1], ["ns", 10**9, 1]], "say": "vCPU 1: PTIMER_CNT := $c + 1 s"},
+            {"actor": "vmm", "do": "set-counter-offset", "value": [["var", "c.0", 1], ["int", 5, -1]], "reserved": 0,
+             "say": "SET_COUNTER_OFFSET := $c.0 - 5 ticks"},
+            {"actor": "vmm", "do": "start", "vcpus": [0], "say": "vCPU 0: into KVM_RUN, to stay"},
+            {"actor": "vmm", "do": "preempt", "vcpus": [0], "value": [["ns", 10**6, 1]],
+             "say": "every vCPU: the host takes the CPU away for 1 ms"},
+            {"actor": "guest", "do": "hvc", "vcpus": [1], "x0": 0x86000001, "x1": 1, "x2": 0, "x3": 0, "as": "ptp",
+             "say": "vCPU 1: the guest's HVC 0x86000001, 0x1, as $ptp"},
+            {"actor": "guest", "do": "write-sysreg", "vcpus": [1], "reg": "CNTV_CVAL_EL0",
+             "value": [["var", "ptp.x3", 1], ["ns", 10**9, 1]],
+             "say": "vCPU 1: the guest writes CNTV_CVAL_EL0 := $ptp.x3 + 1 s"},
+            {"actor": "host", "do": "sleep", "value": [["ns", 3600 * 10**9, 1]], "kind": "s2idle",
+             "say": "the host sleeps for 1 h"},
+        ],
+    }  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import KvmError, SetTscOffset, Wait, drive
+from guestclock.vmm.clocks import clocks_of
 from guestclock.vmm.recipe import BUILT_IN, Recipe, blame, load, names
 
 PAIR = "async def pause(vm): pass\nasync def resume(vm): pass\n"
@@ -32,7 +33,22 @@ def test_every_built_in_recipe_says_what_it_does_where_it_was_seen_and_what_it_m
     assert recipe.headline == names()[name]
     assert recipe.headline.endswith(".")
     assert recipe.seen
-    assert set(recipe.policy) == {"tsc", "kvmclock"}
+    assert tuple(recipe.policy) == clocks_of(recipe.arch)
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_does_better_is_there_and_of_the_same_architecture(name: str) -> None:
+    recipe = load(name)
+    better, _, why = recipe.fix.partition(": ")
+    if recipe.fix:
+        assert load(better).arch == recipe.arch
+        assert why
+
+
+def test_recipes_by_architecture() -> None:
+    assert set(names()) == set(names("x86_64")) | set(names("arm64"))
+    assert {"arm64-by-value", "broadcast-2021-v2"} <= set(names("arm64"))
+    assert "kernel-doc-migrate" not in names("arm64")
 
 
 def test_every_file_has_its_name() -> None:
@@ -48,6 +64,12 @@ def test_a_users_own_file_is_loaded_by_its_path(tmp_path: Path) -> None:
     assert recipe.pause is not None
     assert recipe.create is None
     assert recipe.save is None
+
+
+def test_a_recipe_for_arm64_says_so(tmp_path: Path) -> None:
+    recipe = load(write(tmp_path, "ARCH = 'arm64'\nPOLICY = {'cntvct': 'run'}\n" + PAIR))
+    assert (recipe.arch, dict(recipe.policy)) == ("arm64", {"cntvct": "run"})
+    assert load(write(tmp_path, PAIR)).arch == "x86_64"
 
 
 def test_docstring_seen_and_policy_may_be_left_out(tmp_path: Path) -> None:
@@ -131,6 +153,14 @@ MISTAKES = {
         "my.py:3: POLICY: unknown clock 'kvm-clock' (did you mean 'kvmclock'?)"
     ),
     PAIR + "POLICY = {'tai': 'run'}\n": "my.py:3: POLICY: unknown clock 'tai', expected tsc or kvmclock",
+    PAIR + "ARCH = 'arm'\n": "my.py:3: ARCH: 'arm' (did you mean 'arm64'?)",
+    PAIR + "ARCH = 64\n": "my.py:3: ARCH: 64, expected x86_64 or arm64",
+    PAIR + "ARCH = 'arm64'\nPOLICY = {'tsc': 'run'}\n": (
+        "my.py:4: POLICY: unknown clock 'tsc', expected cntvct or cntpct"
+    ),
+    PAIR + "ARCH = 'arm64'\nPOLICY = 'freeze'\n": (
+        "my.py:4: POLICY: 'freeze', expected a dict like {\"cntvct\": \"freeze\", \"cntpct\": \"freeze\"}"
+    ),
     PAIR + "SEEN = 2026\n": "my.py:3: SEEN: 2026, expected text: source and date",
     PAIR + "import nothing_of_that_name\n": "my.py:3: ModuleNotFoundError: No module named 'nothing_of_that_name'",
     PAIR + "def f():\n    return 1 // 0\nf()\n": "my.py:4: ZeroDivisionError: integer division or modulo by zero",
@@ -177,7 +207,7 @@ def test_unknown_names_are_told_what_comes_close(name: str, meant: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "xyzzy", "--init--", "../recipe", "__init__"])
 def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(UserError, match=r"is unknown, expected one of best-before-5\.16, .*, or FILE\.py$"):
+    with pytest.raises(UserError, match=r"is unknown, expected one of .*best-before-5\.16, .*, or FILE\.py$"):
         load(name)
 
 

@@ -11,9 +11,12 @@ import pytest
 from guestclock.errors import UserError
 from guestclock.kvm.api import KvmError
 from guestclock.kvm.model import lookup
+from guestclock.kvm.model.arm64.kernels import KERNELS as ARM64_KERNELS
 from guestclock.kvm.model.x86.kernels import KERNELS
 from guestclock.scenario.snapshot_file import decode, encode
 from guestclock.vmm.recipe import Recipe, blame, load, names
+from guestclock.vmm.snapshot import ARM64
+from tests.vmm import world_arm64
 from tests.vmm.world import Operation, on_model, wrong
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +46,13 @@ def listed() -> dict[str, list[str]]:
 
 
 def test_every_recipe_is_listed_with_its_policy() -> None:
-    shown = {name: (tsc, kvmclock, about) for name, (tsc, kvmclock, _, about) in listed().items()}
-    assert shown == {n: (load(n).policy["tsc"], load(n).policy["kvmclock"], about) for n, about in names().items()}
+    shown = {name: (first, second, about) for name, (first, second, _, about) in listed().items()}
+    assert shown == {name: (*load(name).policy.values(), about) for name, about in names().items()}
 
 
 def runs(recipe: Recipe, kernel: str) -> bool:
+    if recipe.arch == ARM64:
+        return world_arm64.refusal(recipe, kernel) is None
     try:
         on_model(Operation(recipe).run, kernel)
     except KvmError as refusal:
@@ -61,10 +66,11 @@ def test_since_is_the_first_kernel_with_its_calls(name: str) -> None:
     since = listed()[name][2]
     recipe = load(name)
     if since.startswith("overlay"):
-        assert not runs(recipe, "linux-6.12")
-        assert runs(recipe, "linux-6.12" + since.split("`")[1])
+        latest = "linux-6.12-arm64" if recipe.arch == ARM64 else "linux-6.12"
+        assert not runs(recipe, latest)
+        assert runs(recipe, latest + since.split("`")[1])
         return
-    versions = [k for k in KERNELS if k.startswith("linux-")]
+    versions = [k for k in (ARM64_KERNELS if recipe.arch == ARM64 else KERNELS) if k.startswith("linux-")]
     first = next(k for k in versions if runs(recipe, k))
     if name == "best-before-5.16":  # a zero means "in sync" since then: older kernels carry it out, and are wrong
         first = "linux-4.12"
@@ -78,7 +84,7 @@ def test_since_is_the_first_kernel_with_its_calls(name: str) -> None:
 
 
 def number(kernel: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in kernel.removeprefix("linux-").split("."))
+    return tuple(int(part) for part in kernel.removeprefix("linux-").removesuffix("-arm64").split("."))
 
 
 # ---- messages
@@ -119,13 +125,15 @@ def test_mistakes_are_told_as_the_page_tells_them(tmp_path: Path, monkeypatch: p
 
 
 def test_refusals_are_told_as_the_page_tells_them() -> None:
-    (shown,) = fenced("json")
+    shown, of_arm64 = fenced("json")
     snapshot = decode(shown.encode(), "snap.json")
     assert encode(snapshot) == shown.encode()
+    assert encode(decode(of_arm64.encode(), "snap.json", arch=ARM64)) == of_arm64.encode()
     without = json.loads(shown)
     del without["vcpus"][0]["tsc"]
     told = []
     for data in (
+        shown.replace('"guestclock_snapshot": 1', '"guestclock_snapshot": 3'),
         shown.replace('"guestclock_snapshot": 1', '"guestclock_snapshot": 2'),
         shown.replace('"x86_64"', '"arm64"'),
         json.dumps(without),
@@ -145,4 +153,5 @@ def test_every_field_of_the_file_is_described() -> None:
             return set(value) | {key for inner in value.values() for key in keys(inner)}
         return {key for inner in value for key in keys(inner)} if isinstance(value, list) else set()
 
-    assert {key for key in keys(json.loads(fenced("json")[0])) if f"`{key}`" not in described} == set()
+    fields = set().union(*(keys(json.loads(text)) for text in fenced("json")))
+    assert {key for key in fields if f"`{key}`" not in described} == set()

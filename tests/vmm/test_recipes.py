@@ -9,6 +9,7 @@ import pytest
 from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT
 from guestclock.kvm.api import Host
 from guestclock.machine import HostSpec
+from guestclock.vmm.clocks import X86_64
 from guestclock.vmm.recipe import Recipe, load, names
 from tests.vmm.world import DOWN_NS, KHZ, Operation, create, look, on_model, wrong
 
@@ -34,7 +35,7 @@ def kernels(name: str) -> list[str]:
     return ["linux-3.19", "linux-5.10", "linux-6.7", "linux-6.12", "linux-7.2"]
 
 
-CASES = [(name, kernel) for name in names() for kernel in kernels(name)]
+CASES = [(name, kernel) for name in names(X86_64) for kernel in kernels(name)]
 
 
 @pytest.mark.parametrize(("name", "kernel"), CASES)

@@ -12,6 +12,7 @@ from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED
 from guestclock.kvm.api import Host, KvmError
 from guestclock.kvm.device.x86 import X86DeviceKvm
 from guestclock.scenario.snapshot_file import decode, encode
+from guestclock.vmm.clocks import X86_64
 from guestclock.vmm.recipe import load, names
 from tests.vmm.world import Operation, Told, create, on_kvm, wrong
 
@@ -47,7 +48,7 @@ def carried_out(kvm: X86DeviceKvm, name: str, **more: object) -> Told:
     return told
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name not in ONLY_ON_THE_MODEL])
+@pytest.mark.parametrize("name", [name for name in names(X86_64) if name not in ONLY_ON_THE_MODEL])
 def test_the_clocks_do_what_the_policy_says(name: str, kvm: X86DeviceKvm, tsc_obeys: bool) -> None:
     policy = dict(load(name).policy)
     told = carried_out(kvm, name)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import ClockData, Host
-from guestclock.scenario.snapshot_file import VERSION, decode, encode
+from guestclock.scenario.snapshot_file import VERSIONS, decode, encode
 from guestclock.vmm.recipe import load
-from guestclock.vmm.snapshot import ARM64, Snapshot, VcpuSnapshot
+from guestclock.vmm.snapshot import ARM64, X86_64, Arm64Snapshot, Arm64VcpuSnapshot, Snapshot, VcpuSnapshot
 from tests.vmm.world import Operation, create, on_model
 
 U64 = st.integers(0, 2**64 - 1)
@@ -30,6 +30,28 @@ SNAPSHOTS = st.builds(
     realtime_ns=MAYBE_U64,
     host_tsc_khz=st.none() | U32,
     owner=st.none() | st.text(max_size=10),
+)  # fmt: skip
+
+ARM64_SNAPSHOTS = st.builds(
+    Arm64Snapshot,
+    vcpus=st.lists(
+        st.builds(
+            Arm64VcpuSnapshot, cntvct=MAYBE_U64, cntpct=MAYBE_U64, cntv_ctl=MAYBE_U64, cntv_cval=MAYBE_U64,
+            cntp_ctl=MAYBE_U64, cntp_cval=MAYBE_U64, offset=MAYBE_U64,
+        ),
+        min_size=1, max_size=3,
+    ).map(tuple),
+    counter_offset=MAYBE_U64,
+    host_counter=MAYBE_U64,
+    realtime_ns=MAYBE_U64,
+    counter_hz=st.none() | U32,
+    owner=st.none() | st.text(max_size=10),
+)  # fmt: skip
+
+ARM64_ONE = Arm64Snapshot(
+    vcpus=(Arm64VcpuSnapshot(cntvct=2**64 - 1, cntv_cval=2**53 + 1), Arm64VcpuSnapshot(cntpct=7, offset=0)),
+    counter_offset=2**63, host_counter=123_456, realtime_ns=1_760_000_000_000_000_001, counter_hz=62_500_000,
+    owner="host-a",
 )  # fmt: skip
 
 ONE = Snapshot(
@@ -49,10 +71,11 @@ def test_a_round_trip_keeps_every_bit(snapshot: Snapshot) -> None:
     assert encode(decode(data, "x.json")) == data
 
 
-def test_arm64_fields_are_kept_for_arm64() -> None:
-    vcpu = VcpuSnapshot(arm64_cntvct=2**64 - 1, arm64_cntpct=1)
-    snapshot = replace(ONE, arch=ARM64, vcpus=(vcpu,), arm64_counter_offset=5)
-    assert decode(encode(snapshot), "x.json", arch=ARM64) == snapshot
+@given(ARM64_SNAPSHOTS)
+def test_an_arm64_round_trip_keeps_every_bit(snapshot: Arm64Snapshot) -> None:
+    data = encode(snapshot)
+    assert decode(data, "x.json", arch=ARM64) == snapshot
+    assert encode(decode(data, "x.json", arch=ARM64)) == data
 
 
 def test_a_negative_offset_is_written_as_its_two_s_complement() -> None:
@@ -65,9 +88,9 @@ def test_what_is_no_integer_has_no_file() -> None:
         encode(replace(ONE, realtime_ns=1.0))
 
 
-def edited(path: str, value: object) -> bytes:
-    """ONE's file with one value changed (or, with `...`, taken out) and no checksum."""
-    whole = json.loads(encode(ONE))
+def edited(path: str, value: object, of: Snapshot | Arm64Snapshot = ONE) -> bytes:
+    """A snapshot's file with one value changed (or, with `...`, taken out) and no checksum."""
+    whole = json.loads(encode(of))
     del whole["crc32"]
     place = whole
     *keys, last = [int(key) if key.isdigit() else key for key in path.split(".")]
@@ -81,10 +104,10 @@ def edited(path: str, value: object) -> bytes:
 
 
 REFUSED = [
-    ("guestclock_snapshot", 2, "guestclock_snapshot: version 2, this program reads up to 1"),
-    ("guestclock_snapshot", "1", "guestclock_snapshot: '1', expected a version: 1"),
-    ("guestclock_snapshot", True, "guestclock_snapshot: True, expected a version: 1"),
-    ("guestclock_snapshot", 0, "guestclock_snapshot: 0, expected a version: 1"),
+    ("guestclock_snapshot", 3, "guestclock_snapshot: version 3, this program reads up to 2"),
+    ("guestclock_snapshot", "1", "guestclock_snapshot: '1', expected a version, 1 to 2"),
+    ("guestclock_snapshot", True, "guestclock_snapshot: True, expected a version, 1 to 2"),
+    ("guestclock_snapshot", 0, "guestclock_snapshot: 0, expected a version, 1 to 2"),
     ("guestclock_snapshot", ..., "guestclock_snapshot: missing; not a snapshot of guestclock"),
     ("arch", "arm64", "arch: 'arm64', expected this machine's, 'x86_64'"),
     ("arch", "riscv", "arch: 'riscv', expected 'x86_64' or 'arm64'"),
@@ -106,6 +129,26 @@ REFUSED = [
     ("vcpus.0.arm64_cntvct", 3, "vcpus[0].arm64_cntvct: 3, expected null on x86_64"),
     ("arm64_counter_offset", 3, "arm64_counter_offset: 3, expected null on x86_64"),
     ("surplus", 3, "surplus: unknown field"),
+    ("guestclock_snapshot", 2, "guestclock_snapshot: version 2, expected 1, which x86_64 is written in"),
+]
+
+REFUSED_ARM64 = [
+    ("guestclock_snapshot", 1, "guestclock_snapshot: version 1, expected 2, which arm64 is written in"),
+    ("guestclock_snapshot", 3, "guestclock_snapshot: version 3, this program reads up to 2"),
+    ("arch", "x86_64", "arch: 'x86_64', expected this machine's, 'arm64'"),
+    ("counter_offset", ..., "counter_offset: missing"),
+    ("counter_offset", -1, "counter_offset: expected an integer >= 0"),
+    ("counter_offset", 2**64, "counter_offset: 18446744073709551616, expected at most 2^64 - 1"),
+    ("counter_hz", 2**32, "counter_hz: 4294967296, expected at most 2^32 - 1"),
+    ("counter_hz", 6.25e7, "counter_hz: 62500000.0, expected an integer"),
+    ("host_counter", "5", "host_counter: expected an integer or null, got text"),
+    ("realtime_ns", ..., "realtime_ns: missing"),
+    ("clock", None, "clock: unknown field"),
+    ("vcpus", [], "vcpus: expected a list of length >= 1"),
+    ("vcpus.1.cntvct", ..., "vcpus[1].cntvct: missing"),
+    ("vcpus.0.cntv_cval", 2**64, "vcpus[0].cntv_cval: 18446744073709551616, expected at most 2^64 - 1"),
+    ("vcpus.0.tsc", 3, "vcpus[0].tsc: unknown field"),
+    ("owner", 3, "owner: expected text or null, got an integer"),
 ]
 
 
@@ -116,26 +159,39 @@ def test_what_cannot_be_right_is_refused_by_the_fields_name(path: str, value: ob
     assert str(mistake.value) == f"snap.json: {told}"
 
 
-def test_the_unedited_one_is_not_refused() -> None:
+@pytest.mark.parametrize(("path", "value", "told"), REFUSED_ARM64, ids=lambda v: str(v)[:30])
+def test_what_cannot_be_right_on_arm64_is_refused_too(path: str, value: object, told: str) -> None:
+    with pytest.raises(UserError) as mistake:
+        decode(edited(path, value, ARM64_ONE), "snap.json", arch=ARM64)
+    assert str(mistake.value) == f"snap.json: {told}"
+
+
+def test_the_unedited_ones_are_not_refused() -> None:
     assert decode(edited("owner", "host-a"), "snap.json") == ONE
+    assert decode(edited("owner", "host-a", ARM64_ONE), "snap.json", arch=ARM64) == ARM64_ONE
 
 
-def test_every_flipped_digit_is_noticed() -> None:
-    data = encode(ONE)
+BOTH = [(ONE, X86_64), (ARM64_ONE, ARM64)]
+
+
+@pytest.mark.parametrize(("one", "arch"), BOTH)
+def test_every_flipped_digit_is_noticed(one: Snapshot | Arm64Snapshot, arch: str) -> None:
+    data = encode(one)
     digits = [at for at, byte in enumerate(data) if chr(byte).isdigit()]
     assert len(digits) > 80
     for at in digits:
         damaged = bytearray(data)
         damaged[at] = ord("1" if damaged[at] != ord("1") else "2")
         with pytest.raises(UserError):
-            decode(bytes(damaged), "snap.json")
+            decode(bytes(damaged), "snap.json", arch=arch)
 
 
-def test_every_truncation_is_noticed() -> None:
-    data = encode(ONE)
+@pytest.mark.parametrize(("one", "arch"), BOTH)
+def test_every_truncation_is_noticed(one: Snapshot | Arm64Snapshot, arch: str) -> None:
+    data = encode(one)
     for end in range(len(data.rstrip())):
         with pytest.raises(UserError, match=r"^snap\.json: "):
-            decode(data[:end], "snap.json")
+            decode(data[:end], "snap.json", arch=arch)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"3", b"null", b'"x"', b"\xff\xfe", b"{}"])
@@ -144,8 +200,9 @@ def test_other_files_are_refused(data: bytes) -> None:
         decode(data, "snap.json")
 
 
-def test_the_version_is_the_one_that_is_documented() -> None:
-    assert json.loads(encode(ONE))["guestclock_snapshot"] == VERSION == 1
+def test_the_versions_are_those_that_are_documented() -> None:
+    assert [json.loads(encode(one))["guestclock_snapshot"] for one, _ in BOTH] == [1, 2]
+    assert VERSIONS == {X86_64: 1, ARM64: 2}
 
 
 # ---- save, file, restore

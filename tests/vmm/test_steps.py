@@ -1,11 +1,15 @@
 """The interpreter of steps, against an executor that only remembers what it was asked."""
 
+import pytest
+
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
 from guestclock.kvm import api
 from guestclock.kvm.api import Host, KvmError, drive
 from guestclock.scenario import parse
 from guestclock.scenario.verbs import VERBS as SCENARIO_VERBS
 from guestclock.vmm import steps
+from guestclock.vmm.clocks import ARCHITECTURES
+from guestclock.vmm.steps import PLAYS
 
 KHZ = 2_000_000
 
@@ -56,9 +60,10 @@ def played(toml_steps, *refuses, vcpus=2, boot=False, more=None, vm=""):
     return [op for op in fake.asked[first:] if not (isinstance(op, api.Note) and op.kind == "step")]
 
 
-def test_every_verb_of_a_scenario_can_be_played():
-    scenario_verbs = {(actor, name) for actor, verbs in SCENARIO_VERBS.items() for name in verbs} | {("vmm", "wait")}
-    assert scenario_verbs == set(steps.VERBS)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_verb_of_a_scenario_can_be_played(arch):
+    of_arch = SCENARIO_VERBS[arch].items()
+    assert {(actor, name) for actor, verbs in of_arch for name in verbs} | {("vmm", "wait")} == set(PLAYS[arch].verbs)
 
 
 def test_the_first_vm_is_made_and_looked_at():
@@ -173,3 +178,10 @@ def test_a_new_rate_counts_from_then_on():
     asked = played(["vmm = 'set-tsc-khz'\nkhz = 3_000_000\nvcpu = 0"])
     assert asked == [api.SetTscKhz(0, 3_000_000, 0), api.GetTscKhz(0, 0)]
     assert played(["vmm = 'set-tsc-khz'\nkhz = 3_000_000\nscope = 'vm'"]) == [api.SetTscKhz(0, 3_000_000)]
+
+
+def test_a_sleep_is_of_the_kind_asked_for():
+    (sleep,) = played(["host = 'sleep'\nvalue = '1 s'"])
+    assert sleep == api.HostSleep(10**9, "running", "s3")
+    (sleep,) = played(["host = 'sleep'\nvalue = '1 s'\nkind = 's2idle'"])
+    assert sleep == api.HostSleep(10**9, "running", "s2idle")

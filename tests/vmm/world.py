@@ -13,7 +13,7 @@ from guestclock.kvm.api import ClockReading, Host, Vm, drive, serve
 from guestclock.kvm.device.x86 import X86DeviceKvm
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import X86Kvm
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Scheduler, Timeline
 from guestclock.vmm.recipe import Recipe
 
@@ -114,7 +114,7 @@ def on_model(what: Callable[[int], Any], kernel: str, *, spec: HostSpec | None =
     """The result of a coroutine function that is given the host's kHz, on the model."""
     timeline = Timeline(READ_PS)
     scheduler = Scheduler(timeline, STEP_PS)
-    machine = Machine(timeline, spec or HostSpec(tsc_khz=KHZ), scheduler=scheduler)
+    machine = X86Machine(timeline, spec or HostSpec(tsc_khz=KHZ), scheduler=scheduler)
     kvm = X86Kvm(machine, lookup(kernel), scheduler)
     results: list[Any] = []
 

@@ -294,6 +294,19 @@ def clocksource_cyc2ns(cycles: T, mult: int, shift: int) -> T:
     return u64(cycles * mult) >> shift
 
 
+def cyclecounter_cyc2ns(cycles: T, mult: int, shift: int, frac: T | int) -> tuple[T, T]:
+    """(nanoseconds, fraction to carry on) for cycles of a cycle counter, as KVM on arm64 reckons a timer's delay.
+
+    cycles: u64. mult: u32. shift: 1..31. frac: shifted ns below 1 ns, what the conversion before it left over.
+    Returns ns, u64, and a fraction below 2^shift. The product is 64 bits wide: from 2^64 / mult cycles on, which are
+    2^(64-shift) ns, it wraps, and far too few ns come out.
+    Source: include/linux/timecounter.h cyclecounter_cyc2ns().
+    """
+    shifted = u64(cycles * mult + frac)
+    ns = shifted >> shift
+    return ns, shifted - (ns << shift)
+
+
 def raw_ns(cycles: T, mult: int, shift: int, base: T | int = 0) -> T:
     """CLOCK_MONOTONIC_RAW at a counter value: floor((base + cycles * mult) / 2^shift), without any wrap.
 

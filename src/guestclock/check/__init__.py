@@ -5,16 +5,16 @@ for mark in marks(told): ...
 step_at(told, 3, "kvmclock", vcpu=0).exact
 """
 
-from guestclock.check.drift import CLOCKS, Point, errors, get_clock_error, host_error
+from guestclock.check.drift import Point, errors, get_clock_error, host_error
 from guestclock.check.lines import Break, Group, breaks, groups, step_at
 from guestclock.check.marks import Mark, Property
-from guestclock.check.properties import PROPERTIES, marks, unjudged
+from guestclock.check.properties import PROPERTIES, marks, properties_of, unjudged
 from guestclock.check.reader import story
 from guestclock.check.span import Span
-from guestclock.check.story import Instant, Look, Rate, Reading, Story, VmClock
+from guestclock.check.story import Count, Instant, Look, Rate, Reading, Story, VmClock
 
 __all__ = [
-    "CLOCKS", "PROPERTIES", "Break", "Group", "Instant", "Look", "Mark", "Point", "Property", "Rate", "Reading", "Span",
-    "Story", "VmClock", "breaks", "errors", "get_clock_error", "groups", "host_error", "marks", "step_at", "story",
-    "unjudged",
+    "PROPERTIES", "Break", "Count", "Group", "Instant", "Look", "Mark", "Point", "Property", "Rate", "Reading", "Span",
+    "Story", "VmClock", "breaks", "errors", "get_clock_error", "groups", "host_error", "marks", "properties_of",
+    "step_at", "story", "unjudged",
 ]  # fmt: skip

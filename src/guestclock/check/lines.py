@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
-from guestclock.check.span import Span
+from guestclock.check.span import WORD, Span, through_zero
 from guestclock.check.story import Instant, Look, Reading, Story
 from guestclock.guest import kvmclock_ns
-
-WORD = 2**64
-NEAR_ZERO = 2**60
+from guestclock.vmm.clocks import CLOCKS
 
 
-def tsc_on_line(story: Story, reading: Reading, at: Instant) -> Span:
-    """What the vCPU's TSC shows at another instant if nothing happens to it: cycles, below 2^64 as read."""
-    line = story.elapsed_cycles(reading.rate, reading.when, at) + reading.tsc
+def counter_on_line(story: Story, reading: Reading, clock: str, at: Instant) -> Span:
+    """What that counter of the vCPU shows at another instant if nothing happens to it: below 2^64 as read."""
+    count = reading.counts[clock]
+    line = story.elapsed(reading.rate, count.when, at) + count.value
     return line - WORD if line.lo >= WORD else line
 
 
@@ -30,7 +29,7 @@ def kvmclock_on_line(story: Story, reading: Reading, at: Instant) -> Span:
     Where the sandwich leaves open whether the TSC had passed the page's tsc_timestamp, it had: a page is written later
     than its snapshot is taken. Where it surely had not, the guest reads centuries ahead, and so does this.
     """
-    page, tsc = _page(reading), tsc_on_line(story, reading, at)
+    page, tsc = _page(reading), counter_on_line(story, reading, "tsc", at)
     first = tsc.lo
     if _precedes(tsc.lo, page.tsc_timestamp) and not _precedes(tsc.hi, page.tsc_timestamp):
         first = page.tsc_timestamp
@@ -70,10 +69,11 @@ def same_line(a: PvclockVcpuTimeInfo, b: PvclockVcpuTimeInfo) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A clock's line before and after, at the same instant: after minus before, in cycles (tsc) or ns (kvmclock).
+    """A clock's line before and after, at the same instant: after minus before, in the clock's unit.
 
-    rounding: what truncation alone explains. seen: a guest that looks all the time sees it; one that slept, or whose
-    TSC was stopped, finds its clock behind true time but never sees it go back, unless it reads less than before.
+    rounding: what truncation alone explains. seen: what a guest sees of it that looks whenever it can, against the last
+    it saw: all of it, or less where nobody could look meanwhile. A clock that stood still is behind, and went nowhere
+    back.
     """
 
     clock: str
@@ -81,18 +81,29 @@ class Break:
     after: Reading
     amount: Span
     rounding: Span
-    seen: bool
+    seen: Span
 
     @property
     def is_step(self) -> bool:
         return not self.amount.meets(self.rounding)
 
 
-def tsc_break(story: Story, before: Reading, after: Reading) -> Break:
+def counter_break(story: Story, before: Reading, after: Reading, clock: str) -> Break:
     """Between two readings of one vCPU. A break smaller than the two sandwiches cannot be told from none."""
-    amount = through_zero(-(tsc_on_line(story, before, after.when) - after.tsc))
-    seen = before.pauses == after.pauses or after.tsc < before.tsc
-    return Break("tsc", before, after, amount, Span(0, 0), seen)
+    now = after.counts[clock]
+    amount = through_zero(-(counter_on_line(story, before, clock, now.when) - now.value))
+    return Break(clock, before, after, amount, Span(0, 0), _seen(story, before, after, clock, amount))
+
+
+def _seen(story: Story, before: Reading, after: Reading, clock: str, amount: Span) -> Span:
+    """What a guest sees of a break: the difference since its VM's last moment in the guest, where that is known; else
+    all of it, or nothing where it slept meanwhile and reads no less than before.
+    """
+    if before.moves != after.moves and after.away is not None:
+        return amount + story.elapsed(after.rate, *after.away)
+    if before.pauses == after.pauses or after.value(clock) < before.value(clock):
+        return amount
+    return Span(0, 0)
 
 
 def kvmclock_break(story: Story, before: Reading, after: Reading) -> Break | None:
@@ -104,36 +115,27 @@ def kvmclock_break(story: Story, before: Reading, after: Reading) -> Break | Non
     old, new = before.page, after.page
     if old is None or new is None or before.kvmclock_ns is None or after.kvmclock_ns is None:
         return None
-    moved = tsc_break(story, before, after).amount
+    moved = counter_break(story, before, after, "tsc").amount
     if 0 in moved:
         open_ns = _ns_of(new, moved) if before.moves != after.moves else Span(0, 0)
         if same_line(old, new):
-            return Break("kvmclock", before, after, open_ns, Span(0, 0), True)
+            return Break("kvmclock", before, after, open_ns, Span(0, 0), open_ns)
         at = old.tsc_timestamp if _precedes(new.tsc_timestamp, old.tsc_timestamp) else new.tsc_timestamp
         step = through_zero(Span.of(kvmclock_ns(new, at) - kvmclock_ns(old, at))) + open_ns
         # The new page's own value is truncated once where the old line is twice: truncation never reads as a step back.
         below = 0 if at == new.tsc_timestamp else -rounding_ns(old, new)
-        return Break("kvmclock", before, after, step, Span(below, rounding_ns(old, new)), True)
+        return Break("kvmclock", before, after, step, Span(below, rounding_ns(old, new)), step)
     amount = through_zero(-(kvmclock_on_line(story, before, after.when) - after.kvmclock_ns))
     slack = rounding_ns(old, new)
-    seen = before.pauses == after.pauses or after.kvmclock_ns < before.kvmclock_ns
-    return Break("kvmclock", before, after, amount, Span(-slack, slack), seen)
+    return Break(
+        "kvmclock", before, after, amount, Span(-slack, slack), _seen(story, before, after, "kvmclock", amount)
+    )
 
 
 def _ns_of(page: PvclockVcpuTimeInfo, cycles: Span) -> Span:
     """So many cycles of a TSC as ns at a page's rate, rounded outwards."""
     ns_per_cycle = Fraction(page.tsc_to_system_mul, 2**32) * Fraction(2) ** page.tsc_shift
     return Span((cycles.lo * ns_per_cycle).__floor__(), (cycles.hi * ns_per_cycle).__ceil__())
-
-
-def through_zero(amount: Span) -> Span:
-    """A difference of two u64, one of them a little below 0, as the small one it is: 2^64 - 7 ahead is 7 behind.
-
-    Up to 2^60 (14 years at 2.6 GHz): offsets make such values. Beyond it, 0xc000... is what it reads as.
-    """
-    if amount.lo > WORD - NEAR_ZERO:
-        return amount - WORD
-    return amount + WORD if amount.hi < NEAR_ZERO - WORD else amount
 
 
 def _precedes(a: int, b: int) -> bool:
@@ -143,16 +145,16 @@ def _precedes(a: int, b: int) -> bool:
 
 def breaks(story: Story, clock: str) -> list[Break]:
     """Every place where a clock's line may have broken, in order; most amounts are 0."""
-    found = []
-    for before, after in story.pairs():
-        broken = tsc_break(story, before, after) if clock == "tsc" else kvmclock_break(story, before, after)
-        if broken is not None:
-            found.append(broken)
-    return found
+    if clock not in story.clocks:
+        return []
+    if CLOCKS[clock].counts:
+        return [counter_break(story, before, after, clock) for before, after in story.pairs(clock)]
+    found = (kvmclock_break(story, before, after) for before, after in story.pairs(clock))
+    return [broken for broken in found if broken is not None]
 
 
 def step_at(story: Story, step: int, clock: str, vcpu: int = 0) -> Span:
-    """By how much a clock's line broke in a step of the scenario: cycles for "tsc", ns for "kvmclock"; 0 if it did not.
+    """By how much a clock's line broke in a step of the scenario, in the clock's unit; 0 if it did not.
 
     Raises KeyError where that vCPU was not read before and in that step.
     """
@@ -168,10 +170,10 @@ def step_at(story: Story, step: int, clock: str, vcpu: int = 0) -> Span:
 # ---- agreement
 
 
-def tsc_ahead(story: Story, one: Reading, other: Reading) -> Span:
-    """By how many cycles one vCPU's TSC is ahead of another's, both at the later reading's instant."""
+def counter_ahead(story: Story, one: Reading, other: Reading, clock: str) -> Span:
+    """By how much one vCPU's counter is ahead of another's, both at the later reading's instant."""
     at = later(one, other)
-    return through_zero(tsc_on_line(story, one, at) - tsc_on_line(story, other, at))
+    return through_zero(counter_on_line(story, one, clock, at) - counter_on_line(story, other, clock, at))
 
 
 def kvmclock_ahead(story: Story, one: Reading, other: Reading) -> Span:
@@ -181,7 +183,7 @@ def kvmclock_ahead(story: Story, one: Reading, other: Reading) -> Span:
     the TSCs for one. Without STABLE they may be apart by less than the sandwiches tell, each page made for its own.
     """
     ours, theirs = _page(one), _page(other)
-    apart = tsc_ahead(story, one, other)
+    apart = counter_ahead(story, one, other, "tsc")
     if 0 in apart:
         open_ns = Span(0, 0) if one.stable and other.stable else _ns_of(ours, apart)
         tsc = other.tsc if _precedes(one.tsc, other.tsc) else one.tsc
@@ -203,15 +205,13 @@ class Group:
 
 
 def groups(story: Story, look: Look, clock: str) -> list[Group]:
-    """The vCPUs of a look by what their clock ("tsc", "kvmclock") shows at one instant; [] where none was read.
+    """The vCPUs of a look by what their clock shows at one instant; [] where none was read.
 
     A vCPU joins the first group whose first member it cannot be told from: by more than the sandwiches, and for
     kvmclock by more than truncation explains.
     """
     found: list[tuple[list[int], Reading, Span]] = []
-    for vcpu, reading in sorted(look.readings.items()):
-        if clock == "kvmclock" and reading.kvmclock_ns is None:
-            continue
+    for vcpu, reading in look.showing(clock).items():
         for members, first, _ in found:
             if differs(story, reading, first, clock) is None:
                 members.append(vcpu)
@@ -232,4 +232,6 @@ def differs(story: Story, one: Reading, other: Reading, clock: str) -> Span | No
 
 
 def _ahead(story: Story, one: Reading, other: Reading, clock: str) -> Span:
-    return tsc_ahead(story, one, other) if clock == "tsc" else kvmclock_ahead(story, one, other)
+    if CLOCKS[clock].counts:
+        return counter_ahead(story, one, other, clock)
+    return kvmclock_ahead(story, one, other)

@@ -17,10 +17,11 @@ class Mark:
     """One place in a trace where the property `name` does not hold.
 
     what: "steps back", "jumps ahead" or "falls behind" (a clock of `vcpus`), "differs" (their clock is `amount` ahead
-    of that of `than`), "says stable" (the pages of `vcpus` do, though the kvmclock of `than` is `amount` ahead of
-    theirs), "odd" or "unnumbered" (a page of theirs). clock: "tsc", "kvmclock", "get-clock" (KVM_GET_CLOCK), "page".
-    amount: in `unit`, "cycles" or "ns"; a reading's sandwich makes it a span. ns: the same as time, where it is cycles.
-    ongoing: it was so at the look before, with the same vCPUs.
+    of that of `than`), "parts" (it is `amount` further ahead of their other counter than it was), "says stable" (the
+    pages of `vcpus` do, though the kvmclock of `than` is `amount` ahead of theirs), "odd" or "unnumbered" (a page of
+    theirs). clock: one of `vmm.clocks`, "get-clock" (KVM_GET_CLOCK) or "page". amount: in `unit`, "cycles", "ticks" or
+    "ns"; a reading's sandwich makes it a span. ns: the same as time, where it is a counter's. ongoing: it was so at the
+    look before, with the same vCPUs.
     """
 
     name: str
@@ -51,11 +52,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """Something that should be true of every trace. source: what in Linux or KVM says so.
+    """Something that should be true of every trace of that architecture. source: what says so.
 
     judges: whether a trace has anything that could break it. One vCPU agrees with everybody there is, and says nothing.
     """
 
+    arch: str
     name: str
     meaning: str
     source: str

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WORD = 2**64
+NEAR_ZERO = 2**60
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -54,3 +57,13 @@ class Span:
     @property
     def width(self) -> int:
         return self.hi - self.lo
+
+
+def through_zero(amount: Span) -> Span:
+    """A difference of two u64, one of them a little below 0, as the small one it is: 2^64 - 7 ahead is 7 behind.
+
+    Up to 2^60 (14 years at 2.6 GHz): offsets make such values. Beyond it, 0xc000... is what it reads as.
+    """
+    if amount.lo > WORD - NEAR_ZERO:
+        return amount - WORD
+    return amount + WORD if amount.hi < NEAR_ZERO - WORD else amount

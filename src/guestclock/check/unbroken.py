@@ -1,77 +1,73 @@
-"""Readings that lie on one TSC line tell each other where it is: on a real host, the difference between µs and ns."""
+"""Readings on one line of a counter tell each other where it is: on a real host, the difference between µs and ns."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
-from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
 from guestclock.check.span import Span
 from guestclock.check.story import Reading
-
-HARMLESS = ("ReadClocks", "Rdmsr", "ClearGuestStopped")
-"""What a guest can do without moving its TSC."""
 
 Vcpu = tuple[int, int | None]
 """(VM, vCPU); all of the VM's for None."""
 
 
 class UnbrokenLines:
-    """Every reading says within which bounds its vCPU's TSC offset lies; those of one line share the narrowest.
+    """Every reading says within which bounds its vCPU's offset lies; those of one line share the narrowest.
 
-    One line: nothing was done that moves that TSC, and one offset explains what was read. Limit: a TSC that moved by
-    itself, and by less than its sandwiches, is taken for one that did not; to be asked only where the kernel itself
-    takes the TSC for its clock. TSCs that are scaled, or brought forward by KVM, are left as they were read.
+    One line: nothing was done that moves that counter, and one offset explains what was read. Limit: a counter that
+    moved by itself, and by less than its sandwiches, is taken for one that did not; to be asked only where the kernel
+    itself takes the counter for its clock. TSCs that are scaled, or brought forward by KVM, are left as they were read.
     """
 
     def __init__(self) -> None:
         self._moves: defaultdict[Vcpu, int] = defaultdict(int)
         self._moves_of_all = 0
-        self._at_khz: set[Vcpu] = set()
-        self._readings: list[tuple[Reading, int]] = []
+        self._left_out: set[Vcpu] = set()
+        self._readings: list[Reading] = []
 
-    def on_op(self, name: str, asked: dict[str, Any]) -> None:
-        """An operation after which a vCPU's TSC, or everybody's, may be on another line, also if it was refused."""
-        whose: Vcpu = asked.get("vm", -1), asked.get("vcpu")
-        match name:
-            case "SetMsr" if asked["index"] in (MSR_IA32_TSC, MSR_IA32_TSC_ADJUST):
-                self._moves[whose] += 1
-            case "SetTscOffset" | "MoveToCpu":
-                self._moves[whose] += 1
-            case "Run" if any(a["action"] not in HARMLESS for a in asked["actions"]):
-                self._moves[whose] += 1
-            case "SetTscKhz":
-                self._at_khz.add(whose)
-            case "HostSleep" | "MarkTscUnstable" | "SetClocksource" | "StopAllTscs" | "StartAllTscs":
-                self._moves_of_all += 1
+    def moved(self, vm: int, vcpu: int | None) -> None:
+        """Something was done after which that vCPU's counters (None: all of the VM's) may be on another line."""
+        self._moves[vm, vcpu] += 1
+
+    def all_moved(self) -> None:
+        """The same of everybody's."""
+        self._moves_of_all += 1
+
+    def leave_out(self, vm: int, vcpu: int | None) -> None:
+        """That vCPU's counter (None: all of the VM's) is on no line that could be followed."""
+        self._left_out.add((vm, vcpu))
 
     def moves(self, vm: int, vcpu: int) -> int:
-        """How many of the operations so far may have put that vCPU's TSC on another line."""
-        return self._moves[vm, vcpu] + self._moves_of_all
+        """How many of the operations so far may have put that vCPU's counters on another line."""
+        return self._moves[vm, vcpu] + self._moves[vm, None] + self._moves_of_all
 
     def add(self, reading: Reading) -> None:
         """The next reading, after the operations so far."""
-        self._readings.append((reading, reading.moves))
+        self._readings.append(reading)
 
-    def narrowed(self) -> Iterator[tuple[Reading, Span]]:
-        """The readings that can be narrowed, with the host TSC (cycles) at which each must have been taken."""
-        for line, offset in self._lines():
-            for reading in line:
-                yield reading, -offset + reading.tsc
+    def narrowed(self) -> Iterator[tuple[Reading, str, Span]]:
+        """The readings that can be narrowed: of which counter, and the host's at which it must have been taken."""
+        for clock in dict.fromkeys(clock for reading in self._readings for clock in reading.counts):
+            for line, offset in self._lines(clock):
+                for reading in line:
+                    yield reading, clock, -offset + reading.counts[clock].value
 
-    def _lines(self) -> Iterator[tuple[list[Reading], Span]]:
+    def _lines(self, clock: str) -> Iterator[tuple[list[Reading], Span]]:
         lines: dict[tuple[int, int, int, int], tuple[list[Reading], Span]] = {}
-        for reading, moves in self._readings:
-            host = reading.when.host_tsc
+        for reading in self._readings:
+            if clock not in reading.counts:
+                continue
+            count = reading.counts[clock]
+            host = count.when.counter
             if (
                 host is None
                 or reading.rate.frac_bits
-                or {(reading.vm, reading.vcpu), (reading.vm, None)} & self._at_khz
+                or {(reading.vm, reading.vcpu), (reading.vm, None)} & self._left_out
             ):
                 continue
-            key = reading.vm, reading.vcpu, reading.when.line, moves
-            offset = -host + reading.tsc
+            key = reading.vm, reading.vcpu, count.when.line, reading.moves
+            offset = -host + count.value
             line, known = lines.get(key, ([], offset))
             both = known.common(offset)
             if both is None:
@@ -80,3 +76,22 @@ class UnbrokenLines:
             line.append(reading)
             lines[key] = line, both
         yield from lines.values()
+
+    def apart(self) -> Iterator[tuple[Reading, Span]]:
+        """The readings of two counters, and how far apart these are as all readings of one stretch know it."""
+        stretches: dict[tuple[int, int, int], tuple[list[Reading], Span]] = {}
+        done: list[tuple[list[Reading], Span]] = []
+        for reading in self._readings:
+            if reading.apart is None:
+                continue
+            key = reading.vm, reading.vcpu, reading.moves
+            stretch, known = stretches.get(key, ([], reading.apart))
+            both = known.common(reading.apart)
+            if both is None:
+                done.append((stretch, known))
+                stretch, both = [], reading.apart
+            stretch.append(reading)
+            stretches[key] = stretch, both
+        for stretch, known in (*done, *stretches.values()):
+            for reading in stretch:
+                yield reading, known

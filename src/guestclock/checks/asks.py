@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from guestclock.arith.affine import Form, Symbol
-from guestclock.checks.windows import BEFORE, BOOT, PageSpan, Window, surely_before
+from guestclock.checks.windows import BEFORE, BOOT, surely_before
 from guestclock.checks.world import MIDDLE, Call, Outcome
+from guestclock.vmm.clocks import X86_64
 
 Instants = Callable[[Symbol], Any]
 """The time of a symbol, in units: a form while exploring, an int in a replay."""
+
+
+class Span(Protocol):
+    """A stretch of time of one vCPU's: a window, or one of those that others can look into."""
+
+    @property
+    def site(self) -> int: ...
+    @property
+    def vm(self) -> int: ...
+    @property
+    def vcpu(self) -> int: ...
+    @property
+    def opener(self) -> int: ...
+    @property
+    def opened(self) -> Symbol: ...
+    @property
+    def closer(self) -> int | None: ...
+    @property
+    def closed(self) -> Symbol | None: ...
+
+
+S = TypeVar("S", bound=Span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +47,7 @@ class Instant:
     before: tuple[Symbol, ...] = ()
 
     @classmethod
-    def within(cls, name: Symbol, window: Window) -> Instant:
+    def within(cls, name: Symbol, window: Span) -> Instant:
         return cls(name, (window.opened,), () if window.closed is None else (window.closed,))
 
 
@@ -32,10 +55,10 @@ class Instant:
 class Ask:
     """How far can this go wrong?
 
-    sense: in words, with the amount to come before it ("lost", "back"). unit: "ns" or "cycles". who: in words. id: the
-    same in every run of the same order. events: numbers of the steps it hangs on. instants: times of its own; ordered:
-    pairs of symbols, the first not after the second; at_most: (earlier, later, units). value: what is to be highest.
-    tolerance: allowed besides what truncation alone makes.
+    sense: in words, with the amount to come before it ("lost", "back"). unit: "ns", "cycles", "ticks" or what is
+    counted. who: in words. id: the same in every run of the same order. events: numbers of the steps it hangs on.
+    instants: times of its own; ordered: pairs of symbols, the first not after the second; at_most: (earlier, later,
+    units). value: what is to be highest. tolerance: allowed besides what truncation alone makes.
     """
 
     sense: str
@@ -58,7 +81,8 @@ class Asks(Protocol):
 class Question:
     """One property of the checker: a name, one line, where it comes from, what breaks when it does not hold.
 
-    default: asked where none is named. running: the vCPUs must run again to answer it.
+    arch: whose guests it can be asked of. default: asked where none is named. running: the vCPUs must run again to
+    answer it.
     """
 
     name: str
@@ -66,6 +90,7 @@ class Question:
     source: str
     breaks: str
     asks: Asks
+    arch: tuple[str, ...] = (X86_64,)
     default: bool = True
     running: bool = True
 
@@ -74,19 +99,26 @@ QUESTIONS: dict[str, Question] = {}
 
 
 def question(
-    name: str, about: str, *, source: str, breaks: str, default: bool = True, running: bool = True
+    name: str,
+    about: str,
+    *,
+    source: str,
+    breaks: str,
+    arch: tuple[str, ...] = (X86_64,),
+    default: bool = True,
+    running: bool = True,
 ) -> Callable[[Asks], Asks]:
     """Enters the decorated function as the property `name`."""
 
     def enter(asks: Asks) -> Asks:
         assert name not in QUESTIONS, name
-        QUESTIONS[name] = Question(name, about, source, breaks, asks, default, running)
+        QUESTIONS[name] = Question(name, about, source, breaks, asks, arch, default, running)
         return asks
 
     return enter
 
 
-def guest_windows(outcome: Outcome) -> list[Window]:
+def guest_windows(outcome: Outcome) -> list[Any]:
     """The windows of the guest, wherever it ran: on a destination its vCPUs are the same ones.
 
     Its boot is left out; in a scenario, where vCPUs run only when a step says so, all but the end of it.
@@ -98,21 +130,21 @@ def guest_windows(outcome: Outcome) -> list[Window]:
     return [w for w in windows if (w.site, w.vm) in vms] if vms else windows
 
 
-def of_guest(outcome: Outcome, spans: list[PageSpan]) -> list[PageSpan]:
+def of_guest(outcome: Outcome, spans: Sequence[S]) -> list[S]:
     """Those of the guest's own VMs, also of its boot: a page of then may stand for long."""
     vms = set(outcome.vms)
     return [p for p in spans if not vms or (p.site, p.vm) in vms]
 
 
-def events_of(*windows: Window | PageSpan) -> tuple[int, ...]:
+def events_of(*windows: Span) -> tuple[int, ...]:
     return tuple(dict.fromkeys(n for w in windows for n in (w.opener, w.closer) if n is not None))
 
 
-def name_of(window: Window | PageSpan) -> str:
+def name_of(window: Span) -> str:
     return f"vCPU {window.vcpu}"
 
 
-def inside(name: Symbol, *windows: Window | PageSpan) -> Instant:
+def inside(name: Symbol, *windows: Span) -> Instant:
     """An instant at which all of them are open."""
     closed = tuple(w.closed for w in windows if w.closed is not None)
     return Instant(name, tuple(w.opened for w in windows), closed)
@@ -135,7 +167,7 @@ def scaled(value: Any, num: int, den: int) -> Any:
 
 def elapsed_ns(outcome: Outcome, units: Any) -> Any:
     """Units of time as ns of true time, exact."""
-    return scaled(units, 1_000_000, outcome.spec.sites[0].tsc_khz)
+    return scaled(units, 1_000_000, outcome.spec.sites[0].khz)
 
 
 class Section(NamedTuple):
@@ -164,16 +196,16 @@ def middle(outcome: Outcome) -> int:
     return next(steps, 1 << 60)
 
 
-def after_middle(outcome: Outcome, window: Window) -> bool:
+def after_middle(outcome: Outcome, window: Any) -> bool:
     """Whether a vCPU came into this window because the operation's second half let it."""
     world = outcome.world
     number = next((n for n, e in enumerate(world.events) if e.label == MIDDLE and e.name.startswith("VMM.")), None)
     if number is None:
-        return window.phase != BEFORE
-    return surely_before(world, number, window.opener) if world.symbolic else number < window.opener
+        return bool(window.phase != BEFORE)
+    return surely_before(world, number, window.opener) if world.symbolic else bool(number < window.opener)
 
 
-def same_half(outcome: Outcome, *windows: Window) -> bool:
+def same_half(outcome: Outcome, *windows: Any) -> bool:
     """Whether they lie on one side of the operation's middle. In a replay, where asks are only looked up: yes."""
     return not outcome.world.symbolic or len({after_middle(outcome, w) for w in windows}) == 1
 

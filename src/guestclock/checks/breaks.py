@@ -95,7 +95,7 @@ def _in_one_order(
             low = middle
     confirmed = at(high).confirm(question.name, found, enough)
     if confirmed is not None and confirmed.value > found.tolerance:
-        khz = spec.sites[0].tsc_khz
+        khz = spec.sites[0].khz
         return Breaks(
             -(-high * 1_000_000 // khz), confirmed.value, safe * 1_000_000 // khz if safe >= 0 else None
         ), confirmed

@@ -143,7 +143,7 @@ def run_case(entry: Entry, part: str, out: Path | None = None) -> CaseResult:
         replay_file.save(replay_file.of(result.spec, verdict), Path(replay))
     told = CaseResult(
         case.recipe, case.kernel, verdict.status, verdict.unit, verdict.sense, verdict.who, verdict.worst,
-        verdict.bound, verdict.tolerance, spec.sites[0].tsc_khz, result.tally.orders, result.seconds,
+        verdict.bound, verdict.tolerance, spec.sites[0].khz, result.tally.orders, result.seconds,
         _mistake(spec, case, part, verdict), replay,
     )  # fmt: skip
     del result, verdict
@@ -187,7 +187,7 @@ def _own(name: str, folder: str) -> str:
 def _site(host: Host) -> Site:
     usual = Site()
     return Site(
-        tsc_khz=usual.tsc_khz if host.tsc_khz is None else host.tsc_khz,
+        khz=usual.khz if host.tsc_khz is None else host.tsc_khz,
         scaling=host.scaling or usual.scaling,
         clocksource=host.clocksource or usual.clocksource,
         uptime_ns=usual.uptime_ns if host.uptime is None else duration_ns(host.uptime),
@@ -208,7 +208,7 @@ def amount(written: int | str, unit: str, tsc_khz: int) -> int:
 
 
 def _mistake(spec: Spec, case: Case, part: str, verdict: Verdict) -> str:
-    khz = spec.sites[0].tsc_khz
+    khz = spec.sites[0].khz
     if part == "before":
         if verdict.status != VIOLATED or verdict.worst is None:
             return f"expected violated, found {verdict.status}{': ' + verdict.why if verdict.why else ''}"

@@ -22,6 +22,7 @@ from guestclock.runs.on import On, parse_on
 from guestclock.scenario import Variation
 from guestclock.scenario.document import HostTable
 from guestclock.sim import Trace
+from guestclock.vmm.clocks import COUNTED
 
 CLOCKS = {"tsc-agrees": "tsc", "kvmclock-agrees": "kvmclock"}
 """Properties that the clocks' state after the last call decides, and the clock."""
@@ -47,7 +48,7 @@ def forced(file: ReplayFile, story: Story, on: str, progress: Callable[[str], No
     """Raises UserError where calls alone do not bring it about, and where the machine is not here."""
     where = parse_on(on)
     program = program_of(file, story)
-    variation = Variation({}, HostTable(tsc_khz=file.spec.sites[0].tsc_khz), program, ())
+    variation = Variation({}, HostTable(tsc_khz=file.spec.sites[0].khz), program, ())
     on_model = _apart(file, _run(variation, On("model"), file))
     if on_model.hi == on_model.lo == 0 or max(abs(on_model.lo), abs(on_model.hi)) < abs(file.value) // 2:
         shown = max(abs(on_model.lo), abs(on_model.hi))
@@ -62,7 +63,7 @@ def forced(file: ReplayFile, story: Story, on: str, progress: Callable[[str], No
     apart = _apart(file, trace)
     least, most = sorted((abs(apart.lo), abs(apart.hi))) if 0 not in apart else (0, max(abs(apart.lo), abs(apart.hi)))
     kernel = str(trace.meta.get("kernel", ""))
-    slack = 0 if file.unit == "cycles" else 3
+    slack = 0 if file.unit in COUNTED else 3
     violated = least > slack
     return Forced(on, kernel, violated, least, most)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from guestclock.checks.asks import QUESTIONS
-from guestclock.checks.spec import CLOCKS
 from guestclock.errors import UserError
 from guestclock.scenario.quantity import Cycles, did_you_mean
+from guestclock.vmm.clocks import CLOCKS, COUNTED, clocks_of
 
 POLICIES = ("run", "freeze", "advance")
 
@@ -38,27 +38,29 @@ class Policy:
         """How much of a property's unit is allowed: its own tolerance, or for a policy's question its clock's."""
         for name, ns, cycles in self.tolerances:
             if name == property_ or (name in CLOCKS and property_.startswith(f"{name}-policy")):
-                return cycles + ns * khz // 1_000_000 if unit == "cycles" else ns + cycles * 1_000_000 // khz
+                return cycles + ns * khz // 1_000_000 if unit in COUNTED else ns + cycles * 1_000_000 // khz
         return 0
 
 
-def policy(given: str | None, default: Mapping[str, str]) -> Policy:
-    """`given`: "run", "freeze" or "advance" for both clocks, or a TOML file; None: the recipe's own.
+def policy(given: str | None, default: Mapping[str, str], arch: str) -> Policy:
+    """`given`: "run", "freeze" or "advance" for all clocks of that architecture's guests, or a TOML file; None: the
+    recipe's own.
 
     Raises UserError.
     """
+    clocks = clocks_of(arch)
     if given is None:
-        return Policy(tuple((clock, default[clock]) for clock in CLOCKS if clock in default))
+        return Policy(tuple((clock, default[clock]) for clock in clocks if clock in default))
     if given in POLICIES:
-        return Policy(tuple((clock, given) for clock in CLOCKS))
+        return Policy(tuple((clock, given) for clock in clocks))
     if not given.endswith(".toml"):
         raise UserError(
             f"--policy {given}: expected one of {', '.join(POLICIES)}, or FILE.toml{did_you_mean(given, POLICIES)}"
         )
-    return _read(Path(given))
+    return _read(Path(given), clocks)
 
 
-def _read(path: Path) -> Policy:
+def _read(path: Path, clocks: tuple[str, ...]) -> Policy:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,15 +73,15 @@ def _read(path: Path) -> Policy:
     if not isinstance(tolerances, dict):
         raise UserError(f"--policy {path}: tolerance: {tolerances!r}, expected a table like [tolerance]")
     for clock, meant in raw.items():
-        if clock not in CLOCKS:
-            known = (*CLOCKS, "tolerance")
+        if clock not in clocks:
+            known = (*clocks, "tolerance")
             raise UserError(
                 f"--policy {path}: unknown key {clock!r}{did_you_mean(clock, known)}, expected {', '.join(known)}"
             )
         if meant not in POLICIES:
             raise UserError(f"--policy {path}: {clock}: {meant!r}, expected one of {', '.join(POLICIES)}")
     found = tuple(_tolerance(path, name, written) for name, written in tolerances.items())
-    return Policy(tuple((clock, raw[clock]) for clock in CLOCKS if clock in raw), found)
+    return Policy(tuple((clock, raw[clock]) for clock in clocks if clock in raw), found)
 
 
 def _tolerance(path: Path, name: str, written: Any) -> tuple[str, int, int]:

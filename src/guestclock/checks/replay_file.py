@@ -25,7 +25,7 @@ from guestclock.errors import UserError
 from guestclock.explore.replay import Schedule
 
 REPLAY_VERSION = 1
-UNITS = ("ns", "cycles", "pages", "stores")
+UNITS = ("ns", "cycles", "ticks", "pages", "stores")
 PACKAGE = Path(__file__).resolve().parent.parent
 OWN = "guestclock:"
 _FILE = re.compile(r"(?P<path>.+?\.py)(?P<overlays>\+.*)?", re.DOTALL)

@@ -7,22 +7,23 @@ from typing import Any, Self
 
 from guestclock.explore.run import Bounds
 
-CLOCKS = ("tsc", "kvmclock")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
     """One host.
 
-    true_hz: its TSC's real rate as "numerator/denominator", empty: tsc_khz exactly. uptime_ns: at the start.
+    khz: the rate of its counter (TSC, arm64's system counter). true_hz: the real one as "numerator/denominator", empty:
+    khz exactly. uptime_ns: at the start.
     skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
     """
 
-    tsc_khz: int = 2_596_122
+    khz: int = 2_596_122
     true_hz: str = ""
     uptime_ns: int = 1_000 * 10**9
     scaling: str = ""
     clocksource: str = "tsc"
+    vhe: bool = True
+    ecv: bool = False
     skew_ns: int = 0
     slew_ppm: int = 500
 
@@ -79,7 +80,7 @@ class Spec:
 
     def units(self, ns: int) -> int:
         """ns in cycles of the first host's TSC, the unit of time of the search."""
-        return ns * self.sites[0].tsc_khz // 1_000_000
+        return ns * self.sites[0].khz // 1_000_000
 
     @property
     def bounds(self) -> Bounds:
@@ -91,7 +92,7 @@ class Spec:
             + self.after_ns
             + calls * max(self.delay_ns, self.save_delay_ns, self.restore_delay_ns)
         )
-        num, den = 10**9, self.sites[0].tsc_khz
+        num, den = 10**9, self.sites[0].khz
         return Bounds(
             horizon=self.units(horizon),
             delay=self.units(self.delay_ns),

@@ -8,18 +8,24 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from guestclock.checks.architecture import arch_of
 from guestclock.checks.policy_file import Policy, policy
-from guestclock.checks.spec import Spec
+from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, chosen
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.scenario import Scenario, Variation, names
 from guestclock.scenario import load as load_scenario
+from guestclock.scenario.document import Arm64HostTable, HostTable
 from guestclock.scenario.quantity import Duration, did_you_mean
 from guestclock.vmm import recipe as recipes
+from guestclock.vmm.clocks import ARM64, X86_64, clocks_of
 
 MAX_VCPUS = 8
-DEFAULT_KERNEL = "linux-6.12"
+SITES = {X86_64: Site(), ARM64: Site(khz=62_500)}
+"""The usual host: an arm64 counter counts 16 ns, as QEMU's does."""
+
+DEFAULT_KERNELS = {X86_64: "linux-6.12", ARM64: "linux-6.12-arm64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,19 @@ def _recipe(
         if name.endswith(".py") or not near or "did you mean" in str(error):
             raise
         raise UserError(f"{name!r} is neither a recipe nor a scenario{near}") from None
-    meant = policy(given, recipe.policy)
-    spec = Spec(recipe=name, policy=meant.clocks, properties=tuple(properties), **_vcpus(vcpus), **_spec(changes))
+    meant = policy(given, recipe.policy, recipe.arch)
+    kernels = _of_arch(name, recipe.arch, kernels)
+    spec = Spec(
+        recipe=name,
+        policy=meant.clocks,
+        properties=tuple(properties),
+        sites=(SITES[recipe.arch],),
+        **_vcpus(vcpus),
+        **_spec(changes),
+    )
     fix = fix_of(recipe)
-    fix_policy = None if fix is None else policy(given, recipes.load(fix[0]).policy)
-    for kernel in kernels or (DEFAULT_KERNEL,):
+    fix_policy = None if fix is None else policy(given, recipes.load(fix[0]).policy, recipe.arch)
+    for kernel in kernels:
         yield Target(name, recipe.about, kernel, "", spec.but(kernel=kernel), meant, fix, fix_policy)
 
 
@@ -107,9 +121,9 @@ def _scenario(
 ) -> Iterator[Target]:
     if vcpus is not None:
         raise UserError("--vcpus: is a recipe's; a scenario's file says how many vCPUs its VM has")
-    expected = {clock: getattr(scenario.expect, clock, None) for clock in ("tsc", "kvmclock")}
-    meant = policy(given, {clock: wanted for clock, wanted in expected.items() if wanted})
-    for kernel in kernels or scenario.kernels or (DEFAULT_KERNEL,):
+    expected = {clock: getattr(scenario.expect, clock, None) for clock in clocks_of(scenario.arch)}
+    meant = policy(given, {clock: wanted for clock, wanted in expected.items() if wanted}, scenario.arch)
+    for kernel in _of_arch(scenario.name, scenario.arch, kernels or scenario.kernels):
         for variation in scenario.variations:
             spec = Spec(
                 program=json.dumps(variation.program),
@@ -117,14 +131,32 @@ def _scenario(
                 vcpus=scenario.vcpus,
                 policy=meant.clocks,
                 properties=tuple(properties),
+                sites=(SITES[scenario.arch],),
                 # The parameter of 2023 is a delayed work: without it nothing would happen.
                 periodic="periodic-masterclock" in kernel,
                 **{"after_ns": Spec().after_ns + variation.wait_ns, **_spec(changes)},
             )
             site = spec.sites[0]
-            if variation.host.tsc_khz:
-                spec = spec.but(sites=(replace(site, tsc_khz=variation.host.tsc_khz),))
+            spec = spec.but(sites=(_site(site, variation.host),))
             yield Target(scenario.name, scenario.about, kernel, _varied(variation), spec, meant)
+
+
+def _site(usual: Site, host: HostTable | Arm64HostTable) -> Site:
+    """The host that a scenario's variation asks for."""
+    if isinstance(host, HostTable):
+        return replace(usual, khz=host.tsc_khz or usual.khz)
+    khz = usual.khz if host.counter_hz is None else host.counter_hz // 1000
+    vhe = usual.vhe if host.vhe is None else host.vhe
+    return replace(usual, khz=khz, vhe=vhe, ecv=bool(host.ecv))
+
+
+def _of_arch(name: str, arch: str, kernels: Sequence[str]) -> Sequence[str]:
+    """The kernels asked for, or the usual one. Raises UserError for one of another architecture."""
+    for kernel in kernels:
+        if arch_of(kernel) != arch:
+            like = DEFAULT_KERNELS[arch]
+            raise UserError(f"--kernel {kernel}: {name} is for {arch} guests, expected a kernel like {like}")
+    return kernels or (DEFAULT_KERNELS[arch],)
 
 
 def _varied(variation: Variation) -> str:
@@ -217,7 +249,7 @@ def forgiven(result: Result, meant: Policy) -> Result:
     A property's worst stays its worst: what is allowed is the same for everything that is asked for its sake.
     """
     if meant.tolerances:
-        khz = result.spec.sites[0].tsc_khz
+        khz = result.spec.sites[0].khz
         for verdict in result.verdicts:
             allowed = meant.forgives(verdict.property, verdict.unit, khz)
             if allowed and verdict.bound is not None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from time import monotonic
 from typing import Any
 
+from guestclock.checks.architecture import arch_of
 from guestclock.checks.asks import QUESTIONS, Question
 from guestclock.checks.breaks import Breaks, smallest_delay
 from guestclock.checks.checker import Checker, Found, Tell, find, measure, put
@@ -260,10 +261,17 @@ def _restore(checker: Checker, state: dict[str, Any]) -> None:
 
 def chosen(spec: Spec) -> list[Question]:
     """The properties asked for, or all that are asked by default. Raises UserError for one that does not exist."""
-    names = spec.properties or tuple(name for name, q in QUESTIONS.items() if q.default)
+    arch = arch_of(spec.kernel)
+    ours = {name: q for name, q in QUESTIONS.items() if arch in q.arch}
+    names = spec.properties or tuple(name for name, q in ours.items() if q.default)
     for name in names:
         if name not in QUESTIONS:
-            raise UserError(f"--property: unknown {name!r}, expected one of {', '.join(QUESTIONS)}")
+            raise UserError(f"--property: unknown {name!r}, expected one of {', '.join(ours)}")
+        if name not in ours:
+            raise UserError(
+                f"--property: {name!r} is not asked of {arch} guests (kernel {spec.kernel}), expected one of "
+                f"{', '.join(ours)}"
+            )
     return [QUESTIONS[name] for name in names]
 
 

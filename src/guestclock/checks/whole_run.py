@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from guestclock.arith import s64, u64
 from guestclock.checks.windows import BOOT
 from guestclock.checks.world import Call
+from guestclock.vmm.clocks import CLOCKS
 
 if TYPE_CHECKING:
     from guestclock.checks.story import Story
@@ -57,11 +58,11 @@ def clock_error_ns(story: Story, beyond: int = 0) -> Iterator[tuple[int, str, in
     for window in sorted(windows, key=lambda w: (values[w.opened], w.site, w.vm, w.index)):
         for units in (values[window.opened], end if window.closed is None else values[window.closed]):
             passed_ps = story.ps(units)
-            readings = {"tsc": u64(window.tsc(outcome.world, units))}
-            if window.has_page:
-                readings["kvmclock"] = u64(window.kvmclock(outcome.world, units))
-            for clock, value in readings.items():
+            for clock in outcome.architecture.clocks:
+                if not window.has(clock):
+                    continue
+                value = u64(window.read(clock, outcome.world, units))
                 began, at_ps = first.setdefault((window.vcpu, clock), (value, passed_ps))
                 moved = s64(value - began)
-                ns = moved * 1_000_000 // window.khz if clock == "tsc" else moved
+                ns = moved * 1_000_000 // window.khz if CLOCKS[clock].counts else moved
                 yield window.vcpu, clock, units, ns - (passed_ps - at_ps) // 1000

@@ -9,16 +9,14 @@ from functools import partial
 from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE
-from guestclock.checks.host import ExploredMachine, ExploredTimers
+from guestclock.checks.architecture import Architecture, architecture
+from guestclock.checks.host import Explored
 from guestclock.checks.spec import Spec
-from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING, WindowTracker
+from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
 from guestclock.kvm.api import Host, KvmError, Note, Op, Rdmsr, Vcpu, Vm, Wrmsr, serve
 from guestclock.kvm.model import ModelKvm, lookup
-from guestclock.kvm.model.x86 import X86Kvm
-from guestclock.kvm.model.x86.host import KvmOptions
-from guestclock.kvm.model.x86.timers import KernelTimers
 from guestclock.sim import PS_PER_NS, Emit, cp
 from guestclock.sim.field import flag
 from guestclock.sim.state import State
@@ -67,7 +65,8 @@ class Outcome:
     spec: Spec
     world: World
     kvms: list[ModelKvm[Any, Any]]
-    tracker: WindowTracker
+    tracker: Any
+    architecture: Architecture
     calls: list[Call] = field(default_factory=list)
     vms: list[tuple[int, int]] = field(default_factory=list)
     finished: bool = False
@@ -75,9 +74,7 @@ class Outcome:
 
     @property
     def contracts(self) -> set[str]:
-        return set().union(
-            *(k.host.machine.contracts for k in self.kvms if isinstance(k.host.machine, ExploredMachine))
-        )
+        return set().union(*(k.host.machine.contracts for k in self.kvms if isinstance(k.host.machine, Explored)))
 
 
 def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
@@ -86,21 +83,15 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
     Raises UserError for a recipe or a kernel that is not there.
     """
     profile = lookup(spec.kernel)
+    arch = architecture(profile.arch)
     recipe = recipes.load(spec.recipe) if spec.recipe else None
     program = json.loads(spec.program) if spec.program else None
 
     def made(world: World) -> Outcome:
-        kvms: list[ModelKvm[Any, Any]] = []
-        for site in spec.sites:
-            machine = ExploredMachine(world, site)
-            kvm = X86Kvm(machine, profile, world, emit, KvmOptions(kvmclock_periodic_sync=spec.works))
-            timers = KernelTimers(machine, profile, 0)
-            kvm.host.timers = ExploredTimers(timers, spec.works, spec.periodic)
-            kvm.host.mutex_patience_ps = None
-            kvms.append(kvm)
+        kvms = [arch.kvm(world, site, profile, emit, spec) for site in spec.sites]
         phase = [BOOT]
-        tracker = WindowTracker(world, [k.host for k in kvms], phase)
-        outcome = Outcome(spec, world, kvms, tracker)
+        tracker = arch.tracker(world, [k.host for k in kvms], phase)
+        outcome = Outcome(spec, world, kvms, tracker, arch)
         stage = _Stage(outcome, phase, recipe)
         if recipe is not None:
             world.spawn("VMM", stage.drive(stage.operation))
@@ -219,7 +210,7 @@ class _Stage:
         await self.done(there)
 
     async def made(self, snapshot: Any) -> Vm:
-        """The VM, by the recipe's own way or by the usual one; kvmclock is registered as a guest's kernel would."""
+        """The VM, by the recipe's own way or by the usual one; its vCPUs boot as a guest's kernel makes them."""
         recipe, spec = self.recipe, self.spec
         assert recipe is not None
         if recipe.create is not None:
@@ -232,10 +223,10 @@ class _Stage:
                 for vcpu in vm.vcpus:
                     await vcpu.set_tsc_khz(spec.khz)
         for vcpu in vm.vcpus:
-            await vcpu.enable_kvmclock()
+            await self.outcome.architecture.boots(vcpu)
         self.outcome.vms.append((self.site, vm.id))
         if spec.readers:
-            from guestclock.checks.readers import spawn_readers
+            from guestclock.checks.x86.readers import spawn_readers
 
             spawn_readers(self.outcome, self.outcome.world, spec.readers)
         return vm

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from guestclock import __version__
-from guestclock.cli import bench, checking
+from guestclock.cli import checking
+from guestclock.cli.bench import bench_app
+from guestclock.cli.labs import lab_app
 from guestclock.cli.terminal import console, progress_line
 from guestclock.errors import Failure, UserError
 
@@ -25,9 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-lab_app = typer.Typer(help="Set up the real kernels of --on lab:KERNEL.", rich_markup_mode=None)
 app.add_typer(lab_app, name="lab")
-app.add_typer(bench.app, name="bench")
+app.add_typer(bench_app, name="bench")
 checking.register(app)
 
 
@@ -87,8 +88,9 @@ def run(
         list[str] | None,
         typer.Option(
             "--on",
-            help="Where to run: model (the default); kvm, this host's /dev/kvm; lab:KERNEL, as lab:6.12 (see "
-            "'guestclock lab setup'); all, whatever of the scenario's own list is here. May be repeated.",
+            help="Where to run: model (the default); kvm, this host's /dev/kvm; lab:KERNEL, as lab:6.12, or "
+            "lab:6.12:cortex-a72 for an arm64 kernel on another CPU (see 'guestclock lab setup'); all, whatever of the "
+            "scenario's own list is here. May be repeated.",
             metavar="WHERE",
         ),
     ] = None,
@@ -188,30 +190,3 @@ def host(json: Annotated[bool, typer.Option("--json", help="Print one JSON docum
     else:
         for line in report.lines():
             print(line)
-
-
-@lab_app.command("setup")
-def lab_setup(
-    kernel: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--kernel",
-            help="A kernel of Debian's, as 6.12. May be repeated. Without it: 6.1 and 6.12.",
-            metavar="KERNEL",
-        ),
-    ] = None,
-    arch: Annotated[
-        str,
-        typer.Option("--arch", help="Whose kernels: x86 (the default) or arm64.", metavar="ARCH"),
-    ] = "x86",
-) -> None:
-    """Fetch kernels, and QEMU if there is none.
-
-    Debian's packages, by this machine's apt, and as any user: they are unpacked into a cache ($GUESTCLOCK_LAB_CACHE, or
-    guestclock/lab in ~/.cache), nothing is installed. What is there already is left alone, so after the first time
-    nothing needs the network. A QEMU on PATH is preferred to a fetched one.
-    """
-    from guestclock.lab.arch import arch_of
-    from guestclock.lab.setup import DEFAULT_KERNELS, setup
-
-    setup(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print)

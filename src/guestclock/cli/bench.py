@@ -9,15 +9,15 @@ import typer
 
 from guestclock.cli.terminal import console, progress_line
 
-app = typer.Typer(help="Measure what a guest's clocks cost to read.", rich_markup_mode=None)
+bench_app = typer.Typer(help="Measure what a guest's clocks cost to read.", rich_markup_mode=None)
 
 
-@app.callback()
+@bench_app.callback()
 def _bench() -> None:
     pass
 
 
-@app.command()
+@bench_app.command()
 def counter(
     on: Annotated[
         list[str] | None,

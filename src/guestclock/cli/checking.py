@@ -94,6 +94,14 @@ def check(
             metavar="FILE",
         ),
     ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            help="Play the calls of each violation on a real kernel as well: kvm, lab:KERNEL. May be repeated.",
+            metavar="WHERE",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Where replay files go: a directory.", metavar="DIR")] = Path(
         "out"
@@ -125,6 +133,8 @@ def check(
 
         if resume is not None:
             raise typer.BadParameter(f"--resume {resume}: is one search's, but a list of values makes several")
+        if on:
+            raise typer.BadParameter("--on: plays single violations, but a list of values makes a table")
         with progress_line() as progress:
             swept = check_sweep.run(found, lists, progress, search)
         if json:
@@ -134,6 +144,10 @@ def check(
         raise typer.Exit(check_sweep.exit_status(swept))
     with progress_line() as progress:
         done, remarks = check_search.run(found, out, progress, resume, search)
+        if on:
+            from guestclock.report import check_on
+
+            check_on.ask(done, on, progress)
     for line in remarks:
         print(f"guestclock: {line}", file=sys.stderr)
     if json:

@@ -1,9 +1,8 @@
-"""The model run at the instants of a real run: each operation when the kernel did it, to the cycle where that shows.
+"""The model run at the instants of a real run: each operation when the kernel did it, to the tick where that shows.
 
-A kernel's clock reads lie somewhere inside an operation's sandwich. Two tracepoints give them away: an offset that was
-computed from a written value tells the TSC read behind it, and a page's tsc_timestamp tells the TSC of its snapshot.
-Where one of these falls into an operation's sandwich, the model's reads in that operation happen at exactly that cycle;
-elsewhere they happen at a chosen point of the sandwich.
+A kernel's clock reads lie somewhere inside an operation's sandwich. Where something gives them away, the model's reads
+in that operation happen at exactly that tick; elsewhere they happen at a chosen point of the sandwich. How a machine is
+made, and what gives its reads away, is an architecture's subclass's.
 """
 
 from __future__ import annotations
@@ -13,13 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guestclock.arith import u64
-from guestclock.kvm.api import Host, Op, Run, Wait, serve
-from guestclock.kvm.device.x86.tracing import parse_fields
-from guestclock.kvm.model import lookup
-from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
-from guestclock.kvm.model.x86.run import lock
-from guestclock.machine import HostSpec, Machine
+from guestclock.kvm.api import (
+    ClockData,
+    GetClock,
+    GetMsr,
+    GetOneReg,
+    GetTscOffset,
+    GetVcpuAttr,
+    Host,
+    Op,
+    ReadHostClock,
+    Wait,
+    serve,
+)
+from guestclock.kvm.model import ModelKvm
+from guestclock.machine import Machine
 from guestclock.sim import Event, Scheduler, Timeline, Trace
 from guestclock.sim.checkpoint import cp
 from guestclock.vmm.steps import play
@@ -46,111 +53,81 @@ def operations(trace: Trace) -> list[Event]:
     return [e for e in trace.events if e.kind in OPERATIONS and e.name not in NOT_OPERATIONS]
 
 
-def tsc_of(trace: Trace, ps: int) -> int:
-    """Host TSC at a time of the trace: the smallest that is shown as `ps`."""
-    return int(trace.meta["tsc_start"] - (-ps * trace.meta["tsc_khz"] // 10**9))
+@dataclass(frozen=True, slots=True)
+class HostCounter:
+    """The real host's counter, by which its trace counts time.
 
+    start: where the trace's time began, u64. hz: the rate that its kernel believes in. true_hz: what it truly counts.
+    """
 
-def revealed(trace: Trace) -> list[int]:
-    """Host TSC values of clock reads that the tracepoints give away, ascending."""
-    offsets: dict[tuple[Any, Any], int] = {}
-    pinned_to_0 = _ignores_offsets(trace)
-    values = set()
-    written = _written_values(trace)
-    for event in trace.of("tracepoint"):
-        fields = parse_fields(event.name, event.data["text"])
-        key = (event.data.get("vm"), event.vcpu)
-        if event.name == "kvm_write_tsc_offset":
-            offsets[key] = 0 if pinned_to_0 else int(fields["next"])
-            values |= {u64(data - int(fields["next"])) for data in written}
-        elif event.name == "kvm_pvclock_update":
-            values.add(u64(int(fields["tsc_timestamp"]) - offsets.get(key, 0)))
-    return sorted(values)
+    start: int
+    hz: int
+    true_hz: int
 
+    @classmethod
+    def of(cls, trace: Trace, true_hz: int | None) -> HostCounter:
+        """true_hz: None: what its kernel believes."""
+        meta = trace.meta
+        hz = meta["counter_hz"] if "counter_hz" in meta else meta["tsc_khz"] * 1000
+        start = meta["counter_start"] if "counter_start" in meta else meta["tsc_start"]
+        return cls(start, hz, true_hz or hz)
 
-def _written_values(trace: Trace) -> set[int]:
-    """TSC values that anything wrote: creation (0), KVM_SET_MSRS, the guest."""
-    values = {0}
-    for event in trace.of("op"):
-        op = event.data["op"]
-        if op["op"] == "SetMsr":
-            values.add(op["data"])
-        for action in op.get("actions", ()):
-            if "data" in action:
-                values.add(action["data"])
-    return values
+    def at(self, ps: int) -> int:
+        """Its value at a time of the trace: the smallest that is shown as `ps`."""
+        return self.start - (-ps * self.hz // 10**12)
 
+    def at_true(self, ps: int) -> int:
+        """Its value at true time `ps` from the trace's start: by which the model's trace counts time."""
+        return self.start + ps * self.true_hz // 10**12
 
-def _ignores_offsets(trace: Trace) -> bool:
-    """Whether the host keeps every offset at 0: what was written was never read back."""
-    readbacks = [
-        e.data["readback"]["value"] for e in trace.of("op") if e.name == "SetTscOffset" and "readback" in e.data
-    ]
-    tscs = list(trace.of("peek"))
-    if readbacks and any(readbacks):
-        return False
-    return all(
-        abs(e.data["tsc"] - e.data["host_tsc"][0]) <= e.data["host_tsc"][1] - e.data["host_tsc"][0] for e in tscs
-    )
+    def true_ps(self, value: int) -> int:
+        """True time, from the trace's start, at which it came to `value`."""
+        return -(-(value - self.start) * 10**12 // self.true_hz)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
     """What the model must be told of a real run because its trace does not say it.
 
-    tsc_hz: what the host's TSC truly counts in a second (a lab's is another than its kernel believes); None: tsc_khz *
-    1000. guest_has_master_clock: that global flag of KVM's, as VMs before this one left it. where: the point of an
-    operation's sandwich at which clocks were read, if nothing gives that away. work_latency_ns: how late delayed works
-    ran. exits: how often, in which operations, an interrupt of the host's threw the guest out; it matters only where
-    each exit asks for a new page.
+    true_hz: what the host's counter truly counts in a second (an x86 lab's is another than its kernel believes); None:
+    what its kernel believes. guest_has_master_clock: that global flag of KVM's, as VMs before this one left it. where:
+    the point of an operation's sandwich at which clocks were read, if nothing gives that away. work_latency_ns: how
+    late delayed works ran. exits: how often, in which operations, an interrupt of the host's threw the guest out; it
+    matters only where each exit asks for a new page. vhe: of an arm64 host.
     """
 
-    tsc_hz: int | None = None
+    true_hz: int | None = None
     guest_has_master_clock: bool = False
     where: int = MIDDLE
     work_latency_ns: int = 0
     exits: Mapping[int, int] = field(default_factory=dict)
+    vhe: bool = True
 
 
-def run_aligned(
-    real: Trace, program: dict[str, Any], profile: str, circumstances: Circumstances | None = None
-) -> Trace:
-    """The model's trace of `program` under `profile`, at the instants of `real`. Raises NotAligned.
+class Aligned:
+    """One program on the model, at the instants of its real run. Made by an architecture's subclass."""
 
-    Its meta has `guest_has_master_clock` as this run leaves it to the next.
-    """
-    return _Aligned(real, program, profile, circumstances or Circumstances()).run()
+    machine: Machine
+    kvm: ModelKvm[Any, Any]
 
-
-class _Aligned:
-    def __init__(self, real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> None:
+    def __init__(self, real: Trace, program: dict[str, Any], told: Circumstances) -> None:
         self.real, self.program, self.told = real, program, told
         self.entries = iter(operations(real))
         self.done = 0
-        self.revealed = revealed(real)
+        self.counter = HostCounter.of(real, told.true_hz)
         self.timeline = Timeline()
         self.scheduler = Scheduler(self.timeline)
-        meta = real.meta
-        self.tsc_hz = told.tsc_hz or meta["tsc_khz"] * 1000
-        spec = HostSpec(
-            tsc_khz=meta["tsc_khz"],
-            tsc_hz=self.tsc_hz,
-            tsc_at_start=meta["tsc_start"],
-            clocksource=meta.get("clocksource", "tsc"),
-            hz=meta.get("hz", 250),
-            cpus=8,
-        )
-        self.machine = Machine(self.timeline, spec, scheduler=self.scheduler)
-        self.trace = Trace({"on": "model", "kernel": profile, "tsc_khz": meta["tsc_khz"]})
-        options = KvmOptions(work_latency_ns=told.work_latency_ns)
-        self.kvm = X86Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)
-        self.kvm.host.state.guest_has_master_clock = told.guest_has_master_clock
+        self.trace = Trace({"on": "model"})
+        self.revealed = self.given_away()
+
+    def given_away(self) -> list[int]:
+        """Values of the host's counter at clock reads that the trace gives away, ascending."""
+        return []
 
     def run(self) -> Trace:
-        program = {**self.program, "tsc_khz": self.machine.tsc_khz}
-        self.scheduler.spawn("VMM", serve(play(Host(), program), self.execute))
+        """Plays the program. Raises NotAligned."""
+        self.scheduler.spawn("VMM", serve(play(Host(), self.program), self.execute))
         self.scheduler.run()
-        self.trace.meta["guest_has_master_clock"] = self.kvm.host.state.guest_has_master_clock
         return self.trace
 
     async def execute(self, op: Op) -> Any:
@@ -158,16 +135,14 @@ class _Aligned:
         if entry is None or not _is(op, entry):
             raise NotAligned(self.done, "nothing" if entry is None else f"{entry.kind} {entry.name}", str(op))
         self.done += 1
-        instants = self.instants_ps(entry, op)
-        if isinstance(op, Run):
-            for _ in range(self.told.exits.get(self.done - 1, 0)):
-                await self.until(instants[0])
-                instants = instants[1:] or instants
-                vcpu = self.kvm.vcpu(op)
-                await lock(vcpu, op.name)
-                await guest.run(vcpu, ())
+        instants = await self.before(op, self.instants_ps(entry, op))
         await self.until(instants[0])
-        return await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
+        answer = await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
+        return _as_read(op, entry, answer)
+
+    async def before(self, op: Op, instants: list[int]) -> list[int]:
+        """What the real host did besides, before this operation; the instants that are left for it."""
+        return instants
 
     async def until(self, at_ps: int) -> None:
         if at_ps > self.timeline.now_ps:
@@ -175,17 +150,22 @@ class _Aligned:
 
     def instants_ps(self, entry: Event, op: Op) -> list[int]:
         """True times, from the trace's start, at which the operation's clock reads happen: at least one."""
-        first, last = tsc_of(self.real, entry.start_ps), tsc_of(self.real, entry.end_ps)
+        first, last = self.counter.at(entry.start_ps), self.counter.at(entry.end_ps)
         given_away = self.revealed[bisect_left(self.revealed, first) : bisect_right(self.revealed, last)]
-        tscs = given_away or [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.told.where]]
-        start: int = self.real.meta["tsc_start"]
-        return [-(-(tsc - start) * 10**12 // self.tsc_hz) for tsc in tscs]
+        chosen = [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.told.where]]
+        return [self.counter.true_ps(value) for value in given_away or chosen]
+
+
+def _as_read(op: Op, entry: Event, answer: Any) -> Any:
+    """What the VMM goes on with: what it read on the real kernel, so that what it writes later is the same number."""
+    if isinstance(op, GetMsr | GetTscOffset | GetOneReg | GetVcpuAttr):
+        return entry.data["result"]
+    if isinstance(op, ReadHostClock):
+        return entry.data["value"]
+    return ClockData(**entry.data["result"]) if isinstance(op, GetClock) else answer
 
 
 def _is(op: Op, entry: Event) -> bool:
     """Whether the event is this operation's."""
     name = getattr(op, "name_", None) or getattr(op, "clock", None) or op.name
-    return entry.name == ("clocks" if op.name == "Peek" else name)
-
-
-__all__ = ["EARLY", "LATE", "MIDDLE", "Circumstances", "NotAligned", "operations", "run_aligned", "tsc_of"]
+    return entry.name in ("clocks", "counters") if op.name == "Peek" else entry.name == name

@@ -2,29 +2,34 @@
 
     Lab("6.12").run({"program": "probe"})
 
-One run is one boot: six to eight seconds in virtual time, four to five without; so several programs share one where
-they can. Nothing goes in while it runs (input would break determinism), so a program that depends on what it reads
-decides inside.
+Every program gets a machine of its own, as it was when its kernel had just booted: forked from a snapshot, which is
+made at the first use and kept (see `snapshots`). Nothing goes in while it runs (input would break determinism), so a
+program that depends on what it reads decides inside.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
 from typing import Any
 
 from guestclock.errors import UserError
-from guestclock.lab import emulator, qemu
-from guestclock.lab.inside import END, ERROR, MARK, PROGRAM, USER_ERROR
+from guestclock.lab import emulator, fork, qemu
 from guestclock.lab.overlay import overlay
+from guestclock.lab.process import end_all
 from guestclock.lab.setup import Image, check_name, find_image
+from guestclock.lab.snapshots import Boot, Snapshot, find_or_make
 from guestclock.lab.tools import LabError, cache_dir
 
 ODD_TSC_KHZ = 2_596_122
-TAIL_LINES = 25
 DEFAULT_TIMEOUT_S = 600.0
+
+AT_ONCE = max(1, min(4, len(os.sched_getaffinity(0))))
+"""So many machines of this process run at a time: in virtual time, each keeps one CPU busy."""
+
+_turns = BoundedSemaphore(AT_ONCE)
 
 
 class Lab:
@@ -39,13 +44,15 @@ class Lab:
         memory_mib: int = 512,
         deterministic: bool = True,
         extra_cmdline: str = "",
+        progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         """kernel: "6.1", "6.12", ... as `guestclock lab setup` made it.
 
         smp: CPUs of the inner host. More than one is not bit-identical from run to run (see `qemu`), nor does it make
         threads run side by side in virtual time; many vCPUs do not need it.
         tsc_khz: what the kernel shall believe of its TSC; None lets it calibrate (1 GHz in virtual time).
-        deterministic: virtual time; every run of a program gives the same bytes. Otherwise faster, in the host's time.
+        deterministic: virtual time; every run of a program gives the same bytes. Otherwise the host's time.
+        progress: is told, a line each time, what takes long.
         """
         if smp < 1:
             raise UserError(f"lab: smp {smp}: expected at least 1")
@@ -61,6 +68,7 @@ class Lab:
         )
         self.console = ""
         """What the latest run wrote to the console."""
+        self._progress = progress
 
     def run(self, program: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[dict[str, Any]]:
         """`run_many` for one program."""
@@ -69,10 +77,11 @@ class Lab:
     def run_many(
         self, programs: Sequence[Mapping[str, Any]], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> list[list[dict[str, Any]]]:
-        """Boot once, run these programs one after the other, power off; the JSON lines that each wrote, in order.
+        """Run these programs, each in a machine of its own; the JSON lines that each wrote, in order.
 
-        timeout_s is wall-clock time, for all of it. `UserError` where QEMU or the kernel's image is missing, and what
-        a program inside raised as one; `LabError` where it failed otherwise. The first failure is raised, at the end.
+        timeout_s is wall-clock time, for each of them. `UserError` where QEMU or the kernel's image is missing, and
+        what a program inside raised as one; `LabError` where it failed otherwise. The first failure is raised, at the
+        end.
         """
         outcomes = self.outcomes(programs, timeout_s=timeout_s)
         for outcome in outcomes:
@@ -86,20 +95,30 @@ class Lab:
         """As `run_many`, but a program that failed inside has its error in its place."""
         if not programs:
             return []
-        image, start = ready(self.kernel)
-        with tempfile.TemporaryDirectory(prefix="guestclock-lab-") as work:
-            output = Path(work)
-            initrd = output / "initrd.cpio"
-            batch = {"program": "batch", "programs": list(programs)}
-            initrd.write_bytes(image.base.read_bytes() + overlay(batch, on=image, cache=cache_dir()))
-            arguments = self.machine.arguments(kernel=image.kernel, initrd=initrd, output=output)
+        boot = self.boot()
+        with find_or_make(boot, cache_dir(), self._progress) as snapshot, ThreadPoolExecutor(AT_ONCE) as pool:
+            futures = [pool.submit(self._outcome, boot, snapshot, program, timeout_s) for program in programs]
             try:
-                qemu.run([*start, *arguments], timeout_s=timeout_s)
-                return parse_results(_text(output / qemu.RESULTS), len(programs))
-            except LabError as trouble:
-                raise LabError(f"{trouble}\n{_tail(_text(output / qemu.CONSOLE))}") from None
-            finally:
-                self.console = _text(output / qemu.CONSOLE)
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                end_all()
+                raise
+
+    def boot(self) -> Boot:
+        """What this lab boots. Raises `UserError` with what to do where something of it is missing."""
+        image, start = ready(self.kernel)
+        return Boot(tuple(start), self.machine, image, overlay(on=image, cache=cache_dir()))
+
+    def _outcome(
+        self, boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], timeout_s: float
+    ) -> list[dict[str, Any]] | UserError | LabError:
+        with _turns:
+            try:
+                lines, self.console = fork.run(boot, snapshot, program, timeout_s=timeout_s)
+            except (UserError, LabError) as error:
+                return error
+            return lines
 
 
 def ready(kernel: str) -> tuple[Image, list[str]]:
@@ -109,45 +128,3 @@ def ready(kernel: str) -> tuple[Image, list[str]]:
     if image is None:
         raise UserError(f"lab: kernel {kernel} is not set up: run 'guestclock lab setup --kernel {kernel}'")
     return image, start
-
-
-def parse_results(text: str, programs: int) -> list[list[dict[str, Any]] | UserError | LabError]:
-    """What each of so many programs wrote, or how it failed. `LabError` where a line or a program is missing."""
-    *lines, last = text.splitlines() or [""]
-    words = last.split()
-    if len(words) != 3 or words[0] != END:
-        raise LabError(f"lab: no end marker after {len(lines)} lines of results: the kernel or the program died")
-    if words[1] != str(len(lines)):
-        raise LabError(f"lab: {len(lines)} lines of results arrived, {words[1]} were written")
-    outcomes: list[list[dict[str, Any]] | UserError | LabError] = []
-    written: list[dict[str, Any]] = []
-    for line in map(json.loads, lines):
-        if line.get(MARK) == PROGRAM and line["index"] == len(outcomes):
-            written = []
-            outcomes.append(written)
-        elif not outcomes:
-            raise LabError("lab: results of no program")
-        elif line.get(MARK) == ERROR:
-            outcomes[-1] = _failure(line, len(outcomes) - 1, programs)
-        else:
-            written.append(line)
-    if len(outcomes) != programs:
-        raise LabError(f"lab: results of {len(outcomes)} programs, expected {programs}")
-    return outcomes
-
-
-def _failure(line: Mapping[str, Any], index: int, programs: int) -> UserError | LabError:
-    if line["kind"] == USER_ERROR:
-        return UserError(line["message"])
-    which = f" {index + 1} of {programs}" if programs > 1 else ""
-    told = f"lab: the program inside failed{which}: {line['kind']}: {line['message']}"
-    return LabError(f"{told}\n{_tail(line['traceback'])}")
-
-
-def _tail(console: str) -> str:
-    lines = [line.rstrip() for line in console.splitlines() if line.strip()]
-    return "\n".join(f"  | {line}" for line in lines[-TAIL_LINES:]) or "  (nothing on the console)"
-
-
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace") if path.exists() else ""

@@ -32,8 +32,7 @@ while [ $tries -lt 100 ] && $b grep -q tsc-early /sys/devices/system/clocksource
     tries=$((tries + 1))
 done
 
-# the second port carries JSON lines and nothing else: no echo, no carriage returns
-$b stty -F /dev/ttyS1 raw -echo
+# It stops the machine twice (see exchange.py); what comes back here has failed.
 cd /lab || exit 1
-/usr/bin/python3.11 -S -E -m guestclock.lab.inside /program.json < /dev/null > /dev/ttyS1
+/usr/bin/python3.11 -S -E -m guestclock.lab.inside < /dev/null
 $b poweroff -f

@@ -1,18 +1,18 @@
 """The programs' end of the lab: runs inside, with the standard library and a few of our packages only.
 
-    python3 -S -E -m guestclock.lab.inside /program.json > /dev/ttyS1
+    python3 -S -E -m guestclock.lab.inside
 
-The file holds one program, or {"program": "batch", "programs": [...]}. They run one after the other, each on the host
-as the boot left it, whatever the ones before it did. Every result is one JSON line. Before each program's lines comes
-{"guestclock_lab": "program", "index": i}; one that failed ends with {"guestclock_lab": "error", ...}, and the next one
-runs. All is written when the last one has ended: a serial port is slow, and its interrupts would come between the steps
-of a measurement. The very last line says how many lines there were. What goes to stderr is on the console.
+It imports what programs may need, and stops the machine, to be copied. Every copy runs on from there with a program of
+its own, which it finds in the exchange, and stops for good when the program's results are in it. Every result is one
+JSON line; a program that failed ends with {"guestclock_lab": "error", ...}. All is written when it has ended: nothing
+comes between the steps of a measurement. What goes to stderr is on the console.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -25,15 +25,16 @@ from collections.abc import Callable
 from typing import Any
 
 from guestclock.errors import UserError
-
-END = "#end"
-"""First word of the last line: `#end <number of lines> ok`."""
+from guestclock.lab.exchange import Exchange
 
 MARK = "guestclock_lab"
-"""Key of the lines that are the lab's own; its value is PROGRAM or ERROR."""
+"""Key of a line that is the lab's own; its value is ERROR."""
 
-PROGRAM, ERROR = "program", "error"
+ERROR = "error"
 USER_ERROR = "UserError"
+
+WANTED = ("guestclock.vmm.on_device", "guestclock.inspect")
+"""What is imported before any program is known."""
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -55,35 +56,37 @@ CAPABILITIES = {
 CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/"
 KVM_CLOCK_DATA = struct.Struct("<QIIQQ16x")
 
-TIMEX_SIZE, TIMEX_FREQUENCY_AT, ADJ_FREQUENCY = 208, 16, 2
-REALTIME_STEPPED_NS = 1_000_000
-"""By so much CLOCK_REALTIME must have left CLOCK_BOOTTIME's line to have been set by a program."""
+TIMEX_SIZE, TIMEX_FREQUENCY_AT = 208, 16
 
 
-def main(arguments: list[str]) -> int:
-    """Run the programs of a file; 0 when each came to an end, of whatever kind."""
+def main() -> int:
+    """Run the program of this copy of the machine."""
+    for name in WANTED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    exchange = Exchange()
+    exchange.stop()
+    exchange.put(results(json.loads(exchange.program())))
+    exchange.stop()
+    return 1
+
+
+def results(program: dict[str, Any]) -> bytes:
+    """The lines of a program that has come to an end, of whatever kind."""
     lines: list[str] = []
 
     def emit(result: dict[str, Any]) -> None:
         lines.append(json.dumps(result, separators=(",", ":")))
 
-    with open(arguments[0], encoding="utf-8") as file:
-        asked = json.load(file)
-    host = HostAsFound()
-    for index, program in enumerate(asked["programs"] if asked.get("program") == "batch" else [asked]):
-        emit({MARK: PROGRAM, "index": index})
-        try:
-            run(program, emit)
-        except Exception as error:
-            trace = traceback.format_exc()
-            print(f"lab: program {index}\n{trace}", file=sys.stderr)
-            kind = USER_ERROR if isinstance(error, UserError) else type(error).__name__
-            emit({MARK: ERROR, "kind": kind, "message": str(error), "traceback": trace})
-        host.put_back()
-    for line in lines:
-        print(line)
-    print(END, len(lines), "ok", flush=True)
-    return 0
+    try:
+        run(program, emit)
+    except Exception as error:
+        trace = traceback.format_exc()
+        print(f"lab: {trace}", file=sys.stderr)
+        kind = USER_ERROR if isinstance(error, UserError) else type(error).__name__
+        emit({MARK: ERROR, "kind": kind, "message": str(error), "traceback": trace})
+    return "\n".join(lines).encode()
 
 
 def run(program: dict[str, Any], emit: Emit) -> None:
@@ -93,52 +96,18 @@ def run(program: dict[str, Any], emit: Emit) -> None:
         probe(emit)
     elif name == "steps":
         # A recipe over real ioctls: `guestclock.vmm.on_device` does it, here as on any host.
-        _ours("guestclock.vmm.on_device").run_program(program, emit)
+        importlib.import_module("guestclock.vmm.on_device").run_program(program, emit)
     elif name == "classify":
-        emit(_ours("guestclock.inspect").classify().as_json())
+        emit(importlib.import_module("guestclock.inspect").classify().as_json())
     elif name == "bench":
-        _ours("guestclock.kvm.device.bench").run_bench(program, emit)
+        importlib.import_module("guestclock.kvm.device.bench").run_bench(program, emit)
     else:
-        raise ValueError(f"lab: unknown program {name!r} (known: batch, bench, classify, probe, steps)")
+        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, probe, steps)")
 
 
-def _ours(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        raise RuntimeError(f"lab: {missing.name} is not inside") from missing
-
-
-class HostAsFound:
-    """What programs may change of the host (clocksource, frequency, CLOCK_REALTIME), to be put back after each."""
-
-    def __init__(self) -> None:
-        self.clocksource = _read("current")
-        self.frequency = _frequency()
-        self.realtime_ahead_ns = _realtime_ahead_ns()
-
-    def put_back(self) -> None:
-        """Nothing is written where nothing was changed: that would be a disturbance of its own."""
-        if _read("current") != self.clocksource:
-            with open(f"{CLOCKSOURCE}current_clocksource", "w", encoding="ascii") as file:
-                file.write(self.clocksource)
-        if _frequency() != self.frequency:
-            _frequency(self.frequency)
-        if abs(_realtime_ahead_ns() - self.realtime_ahead_ns) > REALTIME_STEPPED_NS:
-            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self.realtime_ahead_ns
-            time.clock_settime_ns(time.CLOCK_REALTIME, now_ns)
-
-
-def _realtime_ahead_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def _frequency(new: int | None = None) -> int:
-    """adjtimex's frequency, ppm with 16 fraction bits; `new` sets it first."""
+def _frequency() -> int:
+    """adjtimex's frequency, ppm with 16 fraction bits."""
     timex = ctypes.create_string_buffer(TIMEX_SIZE)
-    if new is not None:
-        struct.pack_into("<I", timex, 0, ADJ_FREQUENCY)
-        struct.pack_into("<q", timex, TIMEX_FREQUENCY_AT, new)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.adjtimex(timex) < 0:
         raise OSError(ctypes.get_errno(), "adjtimex")
@@ -190,4 +159,4 @@ def _read(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,20 +1,18 @@
-"""What differs between runs of a lab: /init, our own code, the program. A second archive behind the base.
+"""What a lab's kernel finds besides the base: /init and our own code. A second archive behind the first.
 
 Only what imports with the standard library alone may go inside (there is nothing else); `INSIDE` says where to begin.
-Its bytecode is kept in the cache by content, so that two runs of one program get the very same bytes.
+Its bytecode is kept in the cache by content, so that two boots get the very same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import guestclock
 from guestclock.lab import image, newc
@@ -32,12 +30,11 @@ CODE = "lab/guestclock"
 KEPT_COMPILATIONS = 8
 
 
-def overlay(program: Mapping[str, Any], *, on: Image, cache: Path) -> bytes:
-    """The archive for one program. The same program and the same code give the same bytes."""
+def overlay(*, on: Image, cache: Path) -> bytes:
+    """The archive. The same code gives the same bytes."""
     entries = [
         newc.executable("init", (PACKAGE / "lab" / "init.sh").read_bytes()),
         newc.executable("bin/yielder", yielder()),
-        newc.Entry("program.json", json.dumps(program).encode()),
     ]
     code = _compiled(on, cache)
     entries += [newc.Entry(f"{CODE}/{p.relative_to(code)}", p.read_bytes()) for p in code.rglob("*") if p.is_file()]

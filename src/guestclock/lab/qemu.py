@@ -1,9 +1,12 @@
-"""One QEMU process: its command line, and its end, which is always ours to bring about.
+"""The machine that QEMU emulates: its command line.
 
 Traps (lab-x86.md sections 1, 2, 5; the last two measured since, with QEMU 7.2.22):
 * Virtual time is deterministic only with all of: icount with sleep=off, a fixed RTC on the virtual clock, a seed,
   nokaslr, output to files (no stdio, sockets, agent), identical initrd bytes. Stdio, or fresh mtimes, broke it.
-* `sleep=off` skips idle time: an hour of sleep inside costs about a second.
+* `sleep=off` skips idle time: an hour of sleep inside costs about a second. The thread that skips it can look at the
+  clock between a CPU's HLT and the accounting of the instructions before it: then time jumps that much too far. It
+  happens about once in a thousand sleeps, oftener on a busy host. While a run is recorded (`rr=record`) the two take
+  turns: the recording goes nowhere, it is the turns that we want. Machines with more than one CPU cannot be recorded.
 * More than one CPU needs `tsc=reliable`, or 6.1 marks the TSC unstable at boot (a ready-made "no masterclock" host).
 * Under icount the TSC runs at exactly 1 GHz of virtual time, where raw clock and pvclock page do not drift: comparing
   them proves nothing. `tsc_early_khz` makes the kernel believe an odd frequency. Its clocks then run slower than
@@ -19,16 +22,10 @@ Traps (lab-x86.md sections 1, 2, 5; the last two measured since, with QEMU 7.2.2
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from guestclock.lab.tools import LabError
-
-CONSOLE = "console.txt"
-RESULTS = "results.txt"
+ICOUNT_SHIFT = 0
+"""An instruction is 2 to this power ns of virtual time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,31 +48,17 @@ class Machine:
             words.append(self.extra_cmdline)
         return " ".join(words)
 
-    def arguments(self, *, kernel: Path, initrd: Path, output: Path) -> list[str]:
-        """What QEMU is started with. `output`: directory for what the two serial ports write."""
+    def hardware(self, *, recorded: bool = False) -> list[str]:
+        """QEMU's words for the machine itself. recorded: see above; while it is, it cannot be copied."""
         command = ["-nodefaults", "-no-user-config", "-machine", "pc", "-accel", "tcg"]
         command += ["-cpu", "max", "-smp", str(self.smp), "-m", str(self.memory_mib)]
         if self.deterministic:
-            command += ["-icount", "shift=0,sleep=off", "-rtc", "base=2025-01-01T00:00:00,clock=vm", "-seed", "1"]
-        command += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", self.kernel_command_line()]
-        command += ["-serial", f"file:{output / CONSOLE}", "-serial", f"file:{output / RESULTS}"]
-        command += ["-display", "none", "-vga", "none", "-net", "none", "-monitor", "none", "-no-reboot"]
-        return command
+            icount = f"shift={ICOUNT_SHIFT},sleep=off"
+            if recorded and self.smp == 1:
+                icount += ",rr=record,rrfile=/dev/null"
+            command += ["-icount", icount, "-rtc", "base=2025-01-01T00:00:00,clock=vm", "-seed", "1"]
+        return [*command, "-display", "none", "-vga", "none", "-net", "none", "-no-reboot"]
 
-
-def run(command: Sequence[str], *, timeout_s: float) -> None:
-    """Run QEMU to its end; `LabError` when it does not come to one in time or does not start."""
-    arguments = list(command)
-    setpriv = shutil.which("setpriv")
-    if setpriv is not None:  # ends QEMU even when we are killed and cannot
-        arguments = [setpriv, "--pdeathsig", "KILL", *arguments]
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        _, errors = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise LabError(f"lab: still running after {timeout_s:g} s") from None
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode != 0:
-        raise LabError(f"lab: QEMU failed (status {process.returncode}): {errors.decode(errors='replace').strip()}")
+    def boots(self, *, kernel: str, initrd: str) -> list[str]:
+        """QEMU's words for what it boots, by path."""
+        return ["-kernel", kernel, "-initrd", initrd, "-append", self.kernel_command_line()]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from guestclock.errors import Failure, UserError
 
 CACHE_VARIABLE = "GUESTCLOCK_LAB_CACHE"
+
+PARTIAL = "partial-"
+"""How the names of places begin in which something is not finished."""
 
 PACKAGE_OF = {
     "apt-cache": "apt",
@@ -47,3 +55,47 @@ def cache_dir() -> Path:
     if os.path.lexists(place) and not os.path.isdir(place):
         raise UserError(f"lab: {place}: expected a directory for kernels and QEMU (${CACHE_VARIABLE} names it)")
     return place
+
+
+@contextmanager
+def workplace(directory: Path) -> Iterator[Path]:
+    """A new directory inside `directory` for something half-made; gone at the end, with what was not moved out.
+
+    It is locked while it is in use. Those that are not were left behind by a process that was killed, and go as well.
+    """
+    for left in directory.glob(f"{PARTIAL}*"):
+        abandoned = _lock(left)
+        if abandoned is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(abandoned)
+    while True:
+        place = Path(tempfile.mkdtemp(dir=directory, prefix=PARTIAL))
+        ours = _lock(place)
+        if ours is not None and place.is_dir():  # else it was taken for one of those
+            break
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(ours)
+
+
+def _lock(place: Path) -> int | None:
+    """A descriptor that holds the lock of a directory; None where another process holds it, or it is gone."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def no_room(error: OSError, where: Path) -> UserError:
+    """An error of the file system below the cache, in one line that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"lab: {where}: {error.strerror}: make room, or name another place by ${CACHE_VARIABLE}")
+    return UserError(f"lab: {error.filename or where}: {error.strerror} (${CACHE_VARIABLE} names another place)")

@@ -2,11 +2,13 @@
 
 from guestclock.linux.clocksource import (
     CLOCKSOURCES,
+    VCLOCK_ARCHTIMER,
     VCLOCK_HVCLOCK,
     VCLOCK_NONE,
     VCLOCK_PVCLOCK,
     VCLOCK_TSC,
     Clocksource,
+    arch_sys_counter,
     clocksource,
 )
 from guestclock.linux.ntp import Ntp, adjtimex_freq, tick_length
@@ -14,6 +16,7 @@ from guestclock.linux.timekeeper import Timekeeper
 from guestclock.linux.timer_wheel import jiffies_at, wheel_expiry
 
 __all__ = [
-    "CLOCKSOURCES", "VCLOCK_HVCLOCK", "VCLOCK_NONE", "VCLOCK_PVCLOCK", "VCLOCK_TSC", "Clocksource", "Ntp",
-    "Timekeeper", "adjtimex_freq", "clocksource", "jiffies_at", "tick_length", "wheel_expiry",
+    "CLOCKSOURCES", "VCLOCK_ARCHTIMER", "VCLOCK_HVCLOCK", "VCLOCK_NONE", "VCLOCK_PVCLOCK", "VCLOCK_TSC", "Clocksource",
+    "Ntp", "Timekeeper", "adjtimex_freq", "arch_sys_counter", "clocksource", "jiffies_at", "tick_length",
+    "wheel_expiry",
 ]  # fmt: skip

@@ -9,6 +9,9 @@ from guestclock.arith import U64_MAX
 from guestclock.errors import UserError
 
 VCLOCK_NONE, VCLOCK_TSC, VCLOCK_PVCLOCK, VCLOCK_HVCLOCK = range(4)
+"""vdso_clock_mode on x86."""
+VCLOCK_ARCHTIMER = 1
+"""... and on arm64, where there is only this and none."""
 
 _NSEC_PER_SEC = 1_000_000_000
 _MASK_32 = 2**32 - 1
@@ -73,6 +76,21 @@ def clocksource(name: str, *, tsc_khz: int) -> Clocksource:
     rate = tsc_khz if freq is None else freq
     mult, shift = mult_shift(rate, scale, mask)
     return Clocksource(name, rate, scale, mult, shift, mask, rating, mode)
+
+
+_MIN_ROLLOVER_SECS = 40 * 365 * 24 * 3600
+
+
+def arch_sys_counter(counter_hz: int) -> Clocksource:
+    """arm64's clocksource: the system counter, registered at counter_hz Hz (u32).
+
+    It is as wide as 40 years at that rate need, 56 bits at least.
+    Source: drivers/clocksource/arm_arch_timer.c arch_counter_get_width(), arch_counter_register(), v6.12.
+    """
+    width = (_MIN_ROLLOVER_SECS * counter_hz - 1).bit_length()
+    mask = (1 << (56 if width < 56 else width)) - 1
+    mult, shift = mult_shift(counter_hz, 1, mask)
+    return Clocksource("arch_sys_counter", counter_hz, 1, mult, shift, mask, 400, VCLOCK_ARCHTIMER)
 
 
 def mult_shift(freq: int, scale: int, mask: int) -> tuple[int, int]:

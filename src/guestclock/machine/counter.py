@@ -12,8 +12,8 @@ from guestclock.sim.state import State
 from guestclock.sim.timeline import PS_PER_S
 
 
-class TscCounter(Protocol):
-    """What a machine counts with: its own hardware, or the guest TSC that the machine below shows it."""
+class AnyCounter(Protocol):
+    """What a machine counts with: its own hardware, or what the machine below shows its guest: a TSC, CNTVCT_EL0."""
 
     def at(self, ps: int, cpu: int = 0) -> int:
         """The counter, u64, of `cpu` at true time ps."""
@@ -88,7 +88,7 @@ class Counter:
 class Derived:
     """A counter computed from another one's value: Hyper-V's reference time, a scaled or offset TSC."""
 
-    def __init__(self, below: TscCounter, rule: Callable[[int], int]) -> None:
+    def __init__(self, below: AnyCounter, rule: Callable[[int], int]) -> None:
         self.below, self.rule = below, rule
 
     def at(self, ps: int, cpu: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""What a machine is made of, checked before anything runs."""
+"""What a machine is made of, checked before anything runs: x86's HostSpec, arm64's Arm64Spec."""
 
 from __future__ import annotations
 
@@ -110,6 +110,55 @@ class HostSpec:
         """kvm_caps.max_guest_tsc_khz, kHz; 0 without scaling."""
         khz = as_u64(self.tsc_khz * self.max_tsc_scaling_ratio >> self.tsc_scaling_frac_bits)
         return khz if khz < _INT_MAX else _INT_MAX
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm64Spec:
+    """An arm64 machine and its Linux. Every field has a default that makes an ordinary server.
+
+    counter_hz: the system counter's rate as CNTFRQ_EL0 and so the kernel says it, Hz; nothing else is told. true_hz:
+    the rate at which it really counts, int or Fraction (None: counter_hz). counter_at_start: ticks (None: counted since
+    power-on, so uptime_ns * counter_hz). cpus: count; all of them read the one counter, which no sleep stops.
+    vhe: the kernel runs at EL2 (VHE); false: at EL1, KVM's world switch at EL2 (nVHE). ecv: FEAT_ECV with CNTPOFF_EL2.
+    hz: CONFIG_HZ. uptime_ns: MONOTONIC, RAW and BOOTTIME at the start. realtime_ns: REALTIME at the start.
+    """
+
+    counter_hz: int = 62_500_000
+    true_hz: int | Fraction | None = None
+    counter_at_start: int | None = None
+    cpus: int = 4
+    vhe: bool = True
+    ecv: bool = False
+    hz: int = 250
+    uptime_ns: int = 1_000 * 10**9
+    realtime_ns: int = 1_760_000_000 * 10**9
+
+    def __post_init__(self) -> None:
+        _within("counter_hz", self.counter_hz, 1_000_000, 2**32 - 1, "Hz")
+        if self.true_hz is not None and getattr(self.true_hz, "numerator", 0) <= 0:  # a float has none
+            raise UserError(f"host: true_hz: {self.true_hz!r}, expected a positive int or Fraction, ticks per second")
+        if self.counter_at_start is not None:
+            _within("counter_at_start", self.counter_at_start, 0, U64_MAX, "ticks")
+        _within("cpus", self.cpus, 1, 8192, "CPUs")
+        for name in ("vhe", "ecv"):
+            if getattr(self, name) is not True and getattr(self, name) is not False:
+                raise UserError(f"host: {name}: {getattr(self, name)!r}, expected true or false")
+        if self.hz not in _HZ:
+            raise UserError(f"host: hz: {self.hz}, expected one of {', '.join(map(str, _HZ))}")
+        _within("uptime_ns", self.uptime_ns, 0, 2**62, "ns")
+        _within("realtime_ns", self.realtime_ns, self.uptime_ns, 2**62, "ns, not before MONOTONIC")
+
+    @property
+    def rate(self) -> Fraction:
+        """Ticks in a true second."""
+        return Fraction(self.counter_hz if self.true_hz is None else self.true_hz)
+
+    @property
+    def first_counter(self) -> int:
+        """The counter at the start, ticks."""
+        if self.counter_at_start is None:
+            return self.uptime_ns * self.counter_hz // 10**9
+        return self.counter_at_start
 
 
 def _within(name: str, value: int, lo: int, hi: int, what: str) -> None:

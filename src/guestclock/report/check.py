@@ -31,7 +31,7 @@ class Checked:
     """One target's verdicts.
 
     replays, stories: of each violated property, the shortest; worst: replay files of the worst cases, where they are
-    other ones; fixed: what the fix does about them.
+    other ones; real: what real kernels show of the same calls, (machine, words); fixed: what the fix does about them.
     """
 
     target: Target
@@ -39,6 +39,7 @@ class Checked:
     replays: dict[str, Path] = field(default_factory=dict)
     stories: dict[str, Story] = field(default_factory=dict)
     worst: dict[str, Path] = field(default_factory=dict)
+    real: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     fixed: Result | None = None
 
 
@@ -157,6 +158,8 @@ def violation_lines(each: Checked, verdict: Verdict, width: int, rules: set[Rule
         meant = f" (it means to: {', '.join(' '.join(p) for p in each.fixed.spec.policy)})" if other_policy else ""
         again = SHOWN[other.status] if other.status != VIOLATED else f"still violated, {told(other, each.fixed.spec)}"
         yield from hanging("  fix: ", f"{fix}, {why}; re-checked: {again}{meant}", width, "")
+    for machine, shown in each.real.get(name, []):
+        yield from hanging("  on ", f"{machine}: {shown}", width, "")
     yield f"  replay: guestclock replay {each.replays[name]}", ""
     if name in each.worst:
         yield f"  the worst case: guestclock replay {each.worst[name]}", ""

@@ -17,6 +17,7 @@ from guestclock.report.check_story import told
 from guestclock.report.check_words import amount, khz_of, who_named
 from guestclock.report.figure import CLOCK_TITLES, COLOURS, ERROR_UNITS, TO_SCALE, WIDTHS, check_suffix
 from guestclock.report.numbers import duration
+from guestclock.vmm.clocks import COUNTED
 
 WIDTH, COLUMNS = 9.0, 120
 VISIBLE = 200
@@ -44,7 +45,7 @@ def _figure(file: ReplayFile, story: Story) -> Any:
     from matplotlib.figure import Figure
 
     lines = _lines(story, before=True)
-    shown_ns = story.value * 1_000_000 // khz_of(file.spec) if file.unit == "cycles" else story.value
+    shown_ns = story.value * 1_000_000 // khz_of(file.spec) if file.unit in COUNTED else story.value
     if max((abs(error) for points in lines.values() for _, error in points), default=0) > VISIBLE * shown_ns:
         lines = _lines(story, before=False)  # beside the operation's own jump it could not be seen
     steps = _numbered(story)

@@ -37,7 +37,7 @@ def _checked(each: Checked) -> dict[str, Any]:
         "variation": target.varied,
         "kernel": target.kernel,
         "vcpus": spec.vcpus,
-        "tsc_khz": spec.sites[0].tsc_khz,
+        "tsc_khz": spec.sites[0].khz,
         "policy": dict(spec.policy),
         "bounds": {
             "delay_ns": spec.delay_ns,
@@ -64,6 +64,7 @@ def _verdict(each: Checked, verdict: Verdict) -> dict[str, Any]:
         "breaks": None if verdict.breaks is None else asdict(verdict.breaks),
         "replay": None if path is None else str(path),
         "worst_replay": str(each.worst[name]) if name in each.worst else None,
+        "on": [{"machine": machine, "shown": shown} for machine, shown in each.real.get(name, [])],
         "story": None if story is None else story_as_json(story),
     }
 

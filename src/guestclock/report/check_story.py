@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from guestclock.abi.arm64 import TIMER_REGS
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
 from guestclock.checks.story import Rule, Step, Story
 from guestclock.report.check_words import amount, khz_of
 from guestclock.report.numbers import clock_value, duration, folded, grouped
+from guestclock.vmm.clocks import CLOCKS
 
 Line = tuple[str, str]
 MSR_NAMES = {
@@ -18,7 +20,7 @@ MSR_NAMES = {
     MSR_IA32_TSC_ADJUST: "MSR_IA32_TSC_ADJUST",
     MSR_IA32_TSC_DEADLINE: "MSR_IA32_TSC_DEADLINE",
 }
-CLOCKS = {"tsc": "TSC", "kvmclock": "kvmclock"}
+REG_NAMES = {number: f"KVM_REG_ARM_{name}" for name, number in TIMER_REGS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +92,21 @@ class _Words:
                 return f"masterclock snapshot {state} (by {data['cause']})"
             case "page":
                 return f"{self.vcpu(step)}'s page is written"
+            case "stale":
+                return f"{self.vcpu(step)} goes on with the offset that it entered with, {grouped(data['offset'])}"
             case "read" if data.get("page"):
                 return f"by {self.vcpu(step)}'s page, as it stands, kvmclock is {self.value(data)}"
             case "read":
-                return f"{self.vcpu(step)} reads {CLOCKS[data['clock']]} {self.value(data)}"
+                return f"{self.vcpu(step)} reads {CLOCKS[data['clock']].shown} {self.value(data)}{self.physical(data)}"
             case _:
                 return self.call(step, data["op"], data["answer"])
 
     def value(self, data: dict[str, Any]) -> str:
-        return grouped(data["value"]) if data["clock"] == "tsc" else f"{clock_value(data['value'])} s"
+        return grouped(data["value"]) if CLOCKS[data["clock"]].counts else f"{clock_value(data['value'])} s"
+
+    def physical(self, data: dict[str, Any]) -> str:
+        """How a read of the physical counter came about, where that is not the plain way."""
+        return ", a read that traps" if data["clock"] == "cntpct" and data.get("physical") == "trapped" else ""
 
     def call(self, step: Step, op: dict[str, Any], answer: Any) -> str:
         who = self.vcpu(step)
@@ -119,10 +127,18 @@ class _Words:
             case "GetClock" if isinstance(answer, dict):
                 return f"KVM_GET_CLOCK is {clock_value(answer['clock_ns'])} s"
             case "ReadHostClock":
-                shown = _number(answer) if op["clock"] == "tsc" else f"{clock_value(answer)} s"
+                shown = _number(answer) if op["clock"] in ("tsc", "counter") else f"{clock_value(answer)} s"
                 return f"the host's {op['clock']} is {shown}"
             case "CreateVcpu":
                 return f"{who} is created"
+            case "SetOneReg":
+                return f"{who}: {_reg(op['id'])} := {grouped(op['value'])}"
+            case "GetOneReg":
+                return f"{who}: {_reg(op['id'])} is {_number(answer)}"
+            case "SetCounterOffset":
+                return f"KVM_ARM_SET_COUNTER_OFFSET := {grouped(_signed(op['offset']))}"
+            case "SetVcpuAttr":
+                return f"{who}: attribute {op['group']}/{op['attr']} := {grouped(_signed(op['value']))}"
             case _:
                 others = ", ".join(f"{k} {v}" for k, v in op.items() if k not in ("op", "vm", "vcpu"))
                 return f"{who}: {op['op']} {others}".rstrip() if step.vcpu is not None else f"{op['op']} {others}"
@@ -135,6 +151,8 @@ class _Words:
             case "page":
                 stable = "STABLE" if data["flags"] & 1 else "not STABLE"
                 return f"{clock_value(data['ns'])} s at TSC {grouped(data['tsc'])}, {stable}"
+            case "stale":
+                return f"KVM has {grouped(data['kept'])} for it now"
             case "read" if self.last(step):
                 return self.contradiction()
             case "call":
@@ -163,6 +181,13 @@ class _Words:
             same = effect["same_as"]
             as_others = f", as vcpu{','.join(map(str, same))}'s" if same else ""
             parts.append(f"offset {grouped(effect['offset'])}{as_others}")
+        for clock in ("cntvct", "cntpct"):
+            if f"{clock}_moved" in effect:
+                moved = amount(abs(effect[f"{clock}_moved"]), "ticks", self.khz)
+                back = "back" if effect[f"{clock}_moved"] < 0 else "on"
+                parts.append(f"{CLOCKS[clock].shown} moves {moved} {back}")
+        if effect.get("fixed"):
+            parts.append("later writes by value are ignored")
         return ", ".join(parts)
 
 
@@ -172,6 +197,10 @@ def _signed(value: Any) -> Any:
 
 def _number(value: Any) -> str:
     return grouped(value) if isinstance(value, int) else "—"
+
+
+def _reg(number: int) -> str:
+    return REG_NAMES.get(number, f"register {number:#x}")
 
 
 def _msr(index: int) -> str:
@@ -198,4 +227,7 @@ HOOK_WORDS = {
     "snapshot": "what pages are made from",
     "set_clock": "what KVM_SET_CLOCK does",
     "get_clock": "what KVM_GET_CLOCK answers",
+    "write_counter": "what KVM makes of a counter written by value",
+    "creation_offsets": "what a new vCPU makes of the counters",
+    "set_offset_attribute": "what the attribute of 2021 does",
 }

@@ -211,7 +211,7 @@ def _swept(each: Swept) -> dict[str, Any]:
         "variation": each.target.varied,
         "kernel": each.target.kernel,
         "vcpus": spec.vcpus,
-        "tsc_khz": spec.sites[0].tsc_khz,
+        "tsc_khz": spec.sites[0].khz,
         "policy": dict(spec.policy),
         "cells": [
             {

@@ -8,6 +8,7 @@ from fractions import Fraction
 from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED, Result, Verdict
 from guestclock.report.numbers import duration, grouped, short_duration
+from guestclock.vmm.clocks import COUNTED
 
 SHOWN = {VIOLATED: "VIOLATED", UNDECIDED: "UNDECIDED", HOLDS: "holds", VACUOUS: "not asked"}
 ORDER = (VIOLATED, UNDECIDED, HOLDS, VACUOUS)
@@ -17,9 +18,9 @@ STYLES = {VIOLATED: "bold red", UNDECIDED: "bold yellow", HOLDS: "green", VACUOU
 
 def in_seconds(value: int, unit: str, khz: int) -> str:
     """The amount to three decimals of the unit it reads best in: 5.000 s, 10.748 µs, 748 ns. Counts have none."""
-    if unit not in ("ns", "cycles"):
+    if unit != "ns" and unit not in COUNTED:
         return f"{grouped(value)} {unit}"
-    ns = value * 1_000_000 // khz if unit == "cycles" else value
+    ns = value * 1_000_000 // khz if unit in COUNTED else value
     return short_duration(ns).lstrip("+−") if ns else "0 ns"
 
 
@@ -32,11 +33,11 @@ def amount(value: int, unit: str, khz: int) -> str:
 
 def short_amount(value: int, unit: str, khz: int) -> str:
     """For a table's cell: what a person remembers."""
-    return f"{grouped(value)} cycles" if unit == "cycles" and value < 10_000 else in_seconds(value, unit, khz)
+    return f"{grouped(value)} {unit}" if unit in COUNTED and value < 10_000 else in_seconds(value, unit, khz)
 
 
 def khz_of(spec: Spec) -> int:
-    return spec.khz or spec.sites[0].tsc_khz
+    return spec.khz or spec.sites[0].khz
 
 
 def who_named(who: str) -> str:

@@ -6,12 +6,14 @@ import textwrap
 from collections.abc import Iterator
 
 from guestclock import __version__
+from guestclock.checks.architecture import arch_of
 from guestclock.checks.replay_file import ReplayFile, portable
 from guestclock.checks.story import Story
 from guestclock.report.check_replay import what
 from guestclock.report.check_story import rule_told, told
 from guestclock.report.check_words import amount, khz_of, span, who_named
 from guestclock.report.numbers import folded, grouped
+from guestclock.vmm.clocks import X86_64
 
 WIDTH = 72
 PLAIN = str.maketrans({"−": "-", "µ": "u", "—": "-", "–": "-", "…": "...", "±": "+-", "×": "x"})
@@ -41,13 +43,16 @@ def _lines(file: ReplayFile, story: Story, name: str) -> Iterator[str]:
     yield ""
     yield from _filled(
         f"Found by an exhaustive search of orders and delays (at most {span(spec.delay_ns)} between calls, "
-        f"{span(spec.section_ns)} inside a kernel section, host TSC {grouped(spec.sites[0].tsc_khz)} kHz), "
+        f"{span(spec.section_ns)} inside a kernel section, host counter {grouped(spec.sites[0].khz)} kHz), "
         "and confirmed by a run of the model with integers."
     )
     yield ""
     yield f"To reproduce (guestclock {__version__}):"
     yield ""
-    for command in (f"guestclock replay {name}", f"guestclock export {name} --to selftest-c -o test.c"):
+    commands = [f"guestclock replay {name}"]
+    if arch_of(spec.kernel) == X86_64:
+        commands.append(f"guestclock export {name} --to selftest-c -o test.c")
+    for command in commands:
         yield from _command(command)
 
 

@@ -12,15 +12,18 @@ from typing import Any
 
 from guestclock import __version__
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
+from guestclock.checks.architecture import arch_of
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import TimedCall, timed_calls
 from guestclock.checks.windows import BOOT
+from guestclock.errors import UserError
 from guestclock.report.check_replay import what
 from guestclock.report.check_story import story_lines
 from guestclock.report.check_words import amount, khz_of
 from guestclock.report.export_mail import PLAIN
 from guestclock.report.numbers import folded
+from guestclock.vmm.clocks import X86_64
 
 MSRS = {
     MSR_IA32_TSC: "MSR_IA32_TSC",
@@ -85,7 +88,11 @@ static uint64_t tsc_offset(struct kvm_vcpu *vcpu)
 
 
 def selftest(file: ReplayFile, story: Story, name: str) -> str:
-    """The C file."""
+    """The C file. Raises UserError for an arm64 guest's: the tests that it is made like are x86's."""
+    if arch_of(file.spec.kernel) != X86_64:
+        raise UserError(
+            f"--to selftest-c: {file.spec.kernel}: expected a replay file of an x86 kernel; mail tells this one"
+        )
     return _Test(file, story, name).text()
 
 
@@ -98,7 +105,7 @@ class _Test:
         self.start = self.calls[0].started if self.calls else 0
         site = file.spec.sites[0]
         self.host_tsc = story.outcome.kvms[0].host.machine.tsc_at(story.ps(self.start))
-        self.khz = site.tsc_khz
+        self.khz = site.khz
 
     def wanted(self, timed: TimedCall) -> bool:
         op: Any = timed.call.op

@@ -14,7 +14,8 @@ from guestclock.check import Mark, Point, Story, errors
 from guestclock.errors import UserError
 from guestclock.report.grid import Grids, is_grid
 from guestclock.report.numbers import short_duration
-from guestclock.report.words import machine_named
+from guestclock.report.words import MOVES, machine_named
+from guestclock.vmm.clocks import ARM64, CLOCKS, X86_64
 
 Column = tuple[Story, list[Mark]]
 
@@ -26,9 +27,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 WIDTHS = (3.4, 1.9, 1.0)
 """Lines that lie on each other stay visible: each later one is thinner."""
 
-CLOCK_TITLES = {"tsc": "TSC − true time", "kvmclock": "kvmclock − true time"}
+CLOCK_TITLES = {name: f"{clock.shown} − true time" for name, clock in CLOCKS.items()}
+ROWS = {X86_64: ("kvmclock", "tsc"), ARM64: ("cntvct", "cntpct")}
+"""The clocks from top to bottom: the first always, the others where they did anything but run."""
+
 TIME_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 ERROR_UNITS = TIME_UNITS[2:]
+TITLE_CHARS = 11
+"""How many of a title's characters an inch holds."""
 TO_SCALE = 1.6
 """How much of the time axis is to scale, in parts of what goes to telling the steps apart."""
 
@@ -65,11 +71,14 @@ def draw(columns: Sequence[Column], path: Path) -> None:
 
 
 def lines_figure(columns: Sequence[Column]) -> Any:
-    """A panel per run; kvmclock above, the TSC below where it did anything but run."""
+    """A panel per run; kvmclock (arm64: CNTVCT) above, the TSC (CNTPCT) below where it did anything but run."""
     from matplotlib.figure import Figure
 
     count = len(columns)
-    rows = [clock for clock in ("kvmclock", "tsc") if _worth_a_row(columns, clock)] or ["kvmclock"]
+    first, *others = ROWS[columns[0][0].arch]
+    rows = [first] if any(errors(story, first) for story, _ in columns) else []
+    rows += [clock for clock in others if any(_did_not_run(mark, clock) for _, marks in columns for mark in marks)]
+    rows = rows or [first]
     width = max(7.5, min(4.2 * count, 17.0))
     legend = _steps_told(columns[0][0], per_line=int(width * 16))
     height = 2.5 * len(rows) + 0.17 * len(legend.splitlines()) + 1.4
@@ -88,7 +97,7 @@ def lines_figure(columns: Sequence[Column]) -> Any:
                 _bent(panel, bend, max(sizes) / scale, scale)
             if row == 0:
                 axes[place].number(panel)
-                panel.set_title(_title(story), fontsize=9, fontweight="bold", pad=18)
+                panel.set_title(_title(story, width / count), fontsize=9, fontweight="bold", pad=18)
         panels[row][0].set_ylabel(CLOCK_TITLES[clock] + (f", {unit}" if bend is None else " (symlog)"))
         for place, (story, marks) in enumerate(columns):
             _breaks_told(panels[row][place], marks, story, clock, axes[place], scale)
@@ -103,11 +112,9 @@ def lines_figure(columns: Sequence[Column]) -> Any:
     return figure
 
 
-def _worth_a_row(columns: Sequence[Column], clock: str) -> bool:
-    """kvmclock always; the TSC where it did anything but run."""
-    if clock == "kvmclock":
-        return any(errors(story, clock) for story, _ in columns)
-    return any(mark.clock == "tsc" for _, marks in columns for mark in marks)
+def _did_not_run(mark: Mark, clock: str) -> bool:
+    """Of two counters that part the one that moved is told by itself."""
+    return mark.clock == clock and mark.what != "parts"
 
 
 # ---- time
@@ -307,7 +314,7 @@ def _breaks_told(panel: Any, marks: Sequence[Mark], story: Story, clock: str, ax
     to_fraction = panel.transData + panel.transAxes.inverted()
     taken: list[tuple[float, float]] = []
     for mark in marks:
-        if mark.clock != clock or mark.what not in ("steps back", "jumps ahead", "falls behind"):
+        if mark.clock != clock or mark.what not in MOVES:
             continue
         before, point = points[mark.vm, mark.vcpus[0], mark.step]
         if before is None:
@@ -329,9 +336,13 @@ def _breaks_told(panel: Any, marks: Sequence[Mark], story: Story, clock: str, ax
 # ---- words
 
 
-def _title(story: Story) -> str:
+def _title(story: Story, inches: float) -> str:
+    """In lines that fit above so wide a panel; a kernel with overlays is broken before one."""
     meta = story.trace.meta
-    lines = [machine_named(meta)]
+    name, room = machine_named(meta), int(inches * TITLE_CHARS)
+    lines = [name]
+    if len(name) > room:
+        lines = textwrap.wrap(name.replace("+", " +"), room, break_on_hyphens=False)
     if meta.get("variation"):
         lines.append(", ".join(f"{k} = {v}" for k, v in meta["variation"].items()))
     return _plain("\n".join(lines))

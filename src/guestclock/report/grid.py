@@ -12,25 +12,31 @@ from rich.text import Text
 
 from guestclock.check import Group, Look, Mark, Story, errors, groups
 from guestclock.report.numbers import grouped, short_duration
-from guestclock.report.words import machine_named
+from guestclock.report.words import MOVES, machine_named
+from guestclock.vmm.clocks import ARM64, CLOCKS, X86_64, clocks_of
 
 Column = tuple[Story, list[Mark]]
+
+STEPPING = {X86_64: "kvmclock", ARM64: "cntvct"}
+"""The clock whose steps are told of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one variation ended.
 
-    tsc: the vCPUs' TSCs after the last look. apart_ns: by how much they differ at most. step_ns: kvmclock's largest
-    break in the whole run, or None. carried: for each VM but the first, its clocks against true time at its end.
+    counter: the vCPUs' TSCs (arm64: CNTVCTs) after the last look. apart_ns: by how much they differ at most. step_ns:
+    the largest break of kvmclock's (CNTVCT's) in the whole run, or None. carried: for each VM but the first, its clocks
+    against true time at its end. once: how far the counters were apart meanwhile.
     """
 
-    tsc: str
+    counter: str
     apart_ns: int
     step_ns: int | None
     back: bool
     carried: tuple[str, ...]
-    troubles: str
+    once: str
+    troubles: tuple[str, ...]
 
     @property
     def size_ns(self) -> int:
@@ -40,34 +46,46 @@ class Outcome:
 
 def outcome(story: Story, marks: Sequence[Mark]) -> Outcome:
     last = next((look for look in reversed(story.looks) if look.looked), None)
-    found = [] if last is None else groups(story, last, "tsc")
-    broken = [m for m in marks if m.name in ("kvmclock-never-back", "kvmclock-runs")]
-    worst = max(broken, key=lambda m: abs(m.amount.middle), default=None)
+    found = [] if last is None else groups(story, last, story.clocks[0])
+    stepping = STEPPING[story.arch]
+    broken = [m for m in marks if m.clock == stepping and m.what in MOVES]
+    worst = max(broken, key=lambda m: abs(m.time_ns.middle), default=None)
     troubles = dict.fromkeys(trouble for look in story.looks for trouble in look.troubles)
     return Outcome(
-        tsc=_together(story, last, found) if last else "nothing read",
+        counter=_together(story, last, found) if last else "nothing read",
         apart_ns=max((abs(_ahead_ns(story, last, g)) for g in found), default=0) if last else 0,
-        step_ns=None if worst is None else worst.amount.middle,
+        step_ns=None if worst is None else worst.time_ns.middle,
         back=any(m.what == "steps back" for m in broken),
         carried=tuple(_carried(story)),
-        troubles=", ".join(troubles),
+        once=_once_apart(story, marks),
+        troubles=tuple(troubles),
     )
 
 
 def _carried(story: Story) -> Iterator[str]:
     """What the first vCPU of each later VM ends with, against true time since the first VM's first reading."""
     ends: dict[int, dict[str, str]] = {}
-    for clock, name in (("tsc", "TSC"), ("kvmclock", "kvmclock")):
+    for clock in story.clocks:
         for (vm, vcpu), points in errors(story, clock).items():
             if vm > 0 and vcpu == 0:
-                ends.setdefault(vm, {})[name] = short_duration(points[-1].error_ns.middle)
+                ends.setdefault(vm, {})[CLOCKS[clock].shown] = short_duration(points[-1].error_ns.middle)
     for vm, clocks in sorted(ends.items()):
         for name, error in clocks.items():
             yield f"VM {vm} {name} {error}"
 
 
+def _once_apart(story: Story, marks: Sequence[Mark]) -> str:
+    """How far vCPUs' counters were apart meanwhile, on arm64, where they are one unless a vCPU was left behind."""
+    apart = [m for m in marks if story.arch == ARM64 and m.clock == story.clocks[0] and m.what == "differs"]
+    worst = max(apart, key=lambda m: abs(m.time_ns.middle), default=None)
+    if worst is None:
+        return ""
+    one, other = ("=".join(map(str, vcpus)) for vcpus in (worst.than, worst.vcpus))
+    return f"once {one}≠{other} {short_duration(worst.time_ns.middle)}"
+
+
 def _together(story: Story, look: Look, found: Sequence[Group]) -> str:
-    """0=1, or 0≠1 +1.100 s: which vCPUs' TSCs are one, and how far ahead of the first the others are."""
+    """0=1, or 0≠1 +1.100 s: which vCPUs' counters are one, and how far ahead of the first the others are."""
     parts = ["=".join(map(str, found[0].vcpus))]
     for group in found[1:]:
         parts.append(f"{'='.join(map(str, group.vcpus))} {short_duration(_ahead_ns(story, look, group))}")
@@ -75,7 +93,7 @@ def _together(story: Story, look: Look, found: Sequence[Group]) -> str:
 
 
 def _ahead_ns(story: Story, look: Look, group: Group) -> int:
-    hz = look.readings[group.vcpus[0]].rate.of(story.tsc_khz * 1000)
+    hz = look.readings[group.vcpus[0]].rate.of(story.nominal_hz)
     return round(group.ahead.middle * 10**9 / hz)
 
 
@@ -103,11 +121,13 @@ class Grids:
             self.cells[machine, chosen] = outcome(story, marks)
         self.machines = _ordered(machine for machine, _ in self.cells)
         outcomes = list(self.cells.values())
+        arch = columns[0][0].arch
+        self.counter, self.stepping = CLOCKS[clocks_of(arch)[0]].shown, CLOCKS[STEPPING[arch]].shown
         readings = [reading for story, _ in columns for reading in story.readings]
         self.has_several = any(reading.vcpu > 0 for reading in readings)
-        self.has_kvmclock = any(reading.kvmclock_ns is not None for reading in readings)
+        self.has_stepping = any(reading.shows(STEPPING[arch]) for reading in readings)
         self.steps_matter = any(o.step_ns is not None for o in outcomes)
-        self.tsc_matters = any(o.apart_ns for o in outcomes) or not self.steps_matter
+        self.counter_matters = any(o.apart_ns for o in outcomes) or not self.steps_matter
         # Room for it is in a single table only; there the destination's clocks are the question.
         self.carried_matters = len(self.names) == 1 and any(o.carried for o in outcomes)
 
@@ -151,37 +171,45 @@ class Grids:
 
     def told(self, o: Outcome) -> Iterator[tuple[str, str]]:
         """A cell's lines and their styles."""
-        if self.tsc_matters:
-            yield o.tsc, "yellow" if o.apart_ns else ""
+        if self.counter_matters:
+            yield o.counter, "yellow" if o.apart_ns else ""
         if o.step_ns is not None:
-            named = "kvmclock " if self.tsc_matters else ""
+            named = f"{self.stepping} " if self.counter_matters or self.stepping == self.counter else ""
             yield named + short_duration(o.step_ns), "bold red" if o.back else "yellow"
-        elif self.steps_matter and not self.tsc_matters:
+        elif self.steps_matter and not self.counter_matters:
             yield "no step", "dim"
         if self.carried_matters:
             yield from ((line, "dim") for line in o.carried)
-        if o.troubles:
-            yield o.troubles, "yellow"
+        if o.once:
+            yield o.once, "yellow"
+        yield from ((trouble, "yellow") for trouble in o.troubles)
 
     def legend(self) -> Iterator[str]:
         if not self.has_several:
             pass  # one vCPU is neither ahead nor behind
-        elif self.tsc_matters:
+        elif self.counter_matters:
             yield (
-                "0=1: the TSCs of vCPUs 0 and 1 read the same after the last step. "
+                f"0=1: the {self.counter}s of vCPUs 0 and 1 read the same after the last step. "
                 "0≠1 +1.100 s: they do not, vCPU 1's is that far ahead."
             )
         elif len(self.cells) > 1:
-            yield "After the last step all vCPUs' TSCs read the same in every variation."
+            yield f"After the last step all vCPUs' {self.counter}s read the same in every variation."
         if self.steps_matter:
-            shown = "kvmclock −5 ns" if self.tsc_matters else "−5 ns"
-            yield f"{shown}: the largest step that any vCPU's kvmclock took."
-        elif self.has_kvmclock:
-            yield "No vCPU's kvmclock stepped in any variation."
+            named = self.counter_matters or self.stepping == self.counter
+            shown = f"{self.stepping} −5 ns" if named else "−5 ns"
+            yield f"{shown}: the largest step that any vCPU's {self.stepping} took."
+        elif self.has_stepping:
+            yield f"No vCPU's {self.stepping} stepped in any variation."
         else:
-            yield "No vCPU has a kvmclock in any variation."
+            yield f"No vCPU has a {self.stepping} in any variation."
+        if any(o.once for o in self.cells.values()):
+            yield f"once 0≠1 −1 s: in some step vCPU 1's {self.counter} was that far ahead of vCPU 0's."
         if self.carried_matters:
-            yield "VM 1 TSC −1 s: at that VM's end vCPU 0's TSC is so far from where the first VM's would have been."
+            counter = self.counter
+            yield (
+                f"VM 1 {counter} −1 s: at that VM's end vCPU 0's {counter} is so far from where the first VM's would "
+                "have been."
+            )
 
 
 def _columns(sheet: Sheet, cells: list[list[Text]]) -> Iterator[tuple[str, list[Text]]]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from guestclock import __version__
-from guestclock.check import CLOCKS, PROPERTIES, Mark, Reading, Span, Story, errors, get_clock_error, groups, unjudged
+from guestclock.check import Mark, Reading, Span, Story, errors, get_clock_error, groups, properties_of, unjudged
 from guestclock.report.words import sentence, told
 
 FORMAT = 1
@@ -35,7 +35,7 @@ def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
     """
     error = {
         clock: {id(p.reading): p.error_ns for points in errors(story, clock).values() for p in points}
-        for clock in CLOCKS
+        for clock in story.clocks
     }
     steps = []
     for look in story.looks:
@@ -51,7 +51,7 @@ def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
                 "readings": [_reading(r, error) for _, r in sorted(look.readings.items())],
                 "groups": {
                     c: [{"vcpus": list(g.vcpus), "ahead": _span(g.ahead)} for g in groups(story, look, c)]
-                    for c in CLOCKS
+                    for c in story.clocks
                 },
                 "get_clock": None
                 if clock is None
@@ -62,6 +62,11 @@ def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
                     "error_ns": _span(get_clock_error(story, look)),
                 },
                 "host": {name: value for name, (value, _) in look.host.items()},
+                **(
+                    {"answers": [dict(zip(("vcpu", "register", "value"), a, strict=True)) for a in look.answers]}
+                    if look.answers
+                    else {}
+                ),
                 "troubles": look.troubles,
                 "marks": [{**m.as_json(), "sentence": sentence(m)} for m in marks if m.step == look.step],
                 "told": [t.sentence for t in told(marks) if t.step == look.step],
@@ -73,21 +78,29 @@ def run_as_json(story: Story, marks: list[Mark]) -> dict[str, Any]:
 def _verdicts(story: Story, marks: list[Mark]) -> dict[str, str]:
     broken, idle = {mark.name for mark in marks}, {prop.name for prop in unjudged(story)}
     told = {True: "violated", False: "holds"}
-    return {p.name: "nothing to judge" if p.name in idle - broken else told[p.name in broken] for p in PROPERTIES}
+    names = [prop.name for prop in properties_of(story)]
+    return {name: "nothing to judge" if name in idle - broken else told[name in broken] for name in names}
 
 
 def _reading(reading: Reading, error: dict[str, dict[int, Span]]) -> dict[str, Any]:
-    return {
-        "vcpu": reading.vcpu,
-        "source": reading.source,
-        "tsc": reading.tsc,
-        "kvmclock_ns": reading.kvmclock_ns,
-        "page": None if reading.page is None else asdict(reading.page),
-        "at_ps": _span(reading.when.at_ps),
-        "host_tsc": _span(reading.when.host_tsc),
-        "tsc_error_ns": _span(error["tsc"].get(id(reading))),
-        "kvmclock_error_ns": _span(error["kvmclock"].get(id(reading))),
-    }
+    """By the names of its architecture: an x86 reading has its page, an arm64 one its two counters."""
+    told: dict[str, Any] = {"vcpu": reading.vcpu, "source": reading.source}
+    if "tsc" in reading.counts:
+        told |= {
+            "tsc": reading.tsc,
+            "kvmclock_ns": reading.kvmclock_ns,
+            "page": None if reading.page is None else asdict(reading.page),
+            "at_ps": _span(reading.when.at_ps),
+            "host_tsc": _span(reading.when.counter),
+        }
+    else:
+        told |= {clock: reading.value(clock) if reading.shows(clock) else None for clock in error}
+        told |= {
+            "cntpct_minus_cntvct": _span(reading.apart),
+            "at_ps": _span(reading.when.at_ps),
+            "host_counter": _span(reading.when.counter),
+        }
+    return told | {f"{clock}_error_ns": _span(known.get(id(reading))) for clock, known in error.items()}
 
 
 def _span(span: Span | None) -> list[int] | None:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from guestclock.errors import UserError
 from guestclock.report.numbers import folded
+from guestclock.vmm.clocks import X86_64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +61,26 @@ def _recipes() -> list[Entry]:
     """What VMMs do to their guests' clocks, as `check` takes it; with where it was seen."""
     from guestclock.vmm.recipe import load, names
 
-    return [Entry(name, about, load(name).seen) for name, about in names().items()]
+    found = []
+    for name, about in names().items():
+        recipe = load(name)
+        found.append(Entry(name, about, recipe.seen if recipe.arch == X86_64 else f"{recipe.arch}; {recipe.seen}"))
+    return found
 
 
 def _steps() -> list[Entry]:
     """The steps of which a scenario is made, with their keys."""
     from guestclock.scenario.verbs import VERBS
 
-    found = []
-    for actor, verbs in VERBS.items():
-        for name, verb in verbs.items():
-            where = ", ".join(place for place in ("model", "kvm", "lab") if place in verb.runs_on)
-            found.append(Entry(f'{actor} = "{name}"', _keys(verb), where))
-    return found
+    found: dict[tuple[type, str], Entry] = {}
+    for arch, actors in VERBS.items():
+        for actor, verbs in actors.items():
+            for name, verb in verbs.items():
+                places = ", ".join(place for place in ("model", "kvm", "lab") if place in verb.runs_on)
+                everywhere = all(verbs_of[actor].get(name) is verb for verbs_of in VERBS.values())
+                where = places if everywhere else f"{arch}; {places}"
+                found.setdefault((verb, name), Entry(f'{actor} = "{name}"', _keys(verb), where))
+    return list(found.values())
 
 
 def _keys(verb: type) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from guestclock.check import Mark, Story, marks, story
 from guestclock.report.grid import Grids, is_grid
-from guestclock.report.sidebyside import CAPTION, side_by_side
+from guestclock.report.sidebyside import CAPTIONS, side_by_side
 from guestclock.report.table import STYLES, TraceTable, hanging, summary, title
 from guestclock.report.words import machine_named
 from guestclock.sim.trace import Trace
@@ -45,7 +45,7 @@ def show(console: Console, runs: Sequence[Column]) -> None:
     else:
         for table in side_by_side(runs, width):
             console.print(table)
-        _text(console, CAPTION, "dim")
+        _text(console, CAPTIONS[runs[0][0].arch], "dim")
         seen: dict[tuple[str, ...], str] = {}
         for run in runs:
             console.print()

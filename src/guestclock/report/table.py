@@ -9,7 +9,6 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from guestclock.check import (
-    CLOCKS,
     PROPERTIES,
     Look,
     Mark,
@@ -20,11 +19,13 @@ from guestclock.check import (
     get_clock_error,
     groups,
     host_error,
+    properties_of,
     unjudged,
 )
 from guestclock.check.story import CLOCK_TSC_STABLE
-from guestclock.report.numbers import clock_value, duration, folded, grouped, short_duration, signed_span
+from guestclock.report.numbers import NS_PER_S, clock_value, duration, folded, grouped, short_duration, signed_span
 from guestclock.report.words import Told, amount_named, flags_named, machine_named, told, vcpus_named
+from guestclock.vmm.clocks import CLOCKS
 
 STYLES = {2: "bold red", 1: "yellow", 0: "dim"}
 SIGNS = {2: "!", 1: "!", 0: " "}
@@ -48,6 +49,7 @@ class Heading:
 Line = Row | Heading | Told | str
 ALIGN = ("<", "<", ">", ">", "<")
 TITLES = Row(("", "", "reads", "− true time", ""), "dim")
+HOST_COUNTERS = {"tsc": "TSC", "counter": "counter"}
 NAME_WIDTH = max(len(p.name) for p in PROPERTIES)
 SHORT_FROM = 22
 """An error of more characters than this is given to three decimals: the exact one is in the marks and in --json."""
@@ -60,7 +62,7 @@ class TraceTable:
         self.story, self.told = story, told(marks)
         self.errors = {
             clock: {id(p.reading): p.error_ns for points in errors(story, clock).values() for p in points}
-            for clock in CLOCKS
+            for clock in story.clocks
         }
 
     def lines(self) -> Iterator[Line]:
@@ -69,14 +71,16 @@ class TraceTable:
             number = "" if look.step < 0 else str(look.step + 1)
             yield Heading(number, look.say, f"t = {clock_value(look.at_ps // 1000)[:-4]} s")
             yield from self._clocks(look)
+            yield from (Row(answer, "dim") for answer in _answers(look))
             yield from look.troubles
             yield from (t for t in self.told if t.step == look.step)
 
     def _clocks(self, look: Look) -> Iterator[Row]:
-        for name, clock in (("tsc", "TSC"), ("monotonic_raw", "RAW")):
+        counter = self.story.host_counter
+        for name, clock in ((counter, HOST_COUNTERS[counter]), ("monotonic_raw", "RAW")):
             if name in look.host:
                 value, _ = look.host[name]
-                read = grouped(value) if name == "tsc" else clock_value(value)
+                read = grouped(value) if name == counter else clock_value(value)
                 yield Row(("host", clock, read, _error(host_error(self.story, look, name)), ""), "dim")
         for alike in self._alike(look):
             yield from self._of_vcpus(vcpus_named(alike), look.readings[alike[0]])
@@ -86,18 +90,23 @@ class TraceTable:
             yield Row(("KVM", "GET_CLOCK", clock_value(look.clock.clock_ns), _error(error), stable), "dim")
 
     def _of_vcpus(self, who: str, first: Reading) -> Iterator[Row]:
-        yield Row((who, "TSC", grouped(first.tsc), _error(self.errors["tsc"].get(id(first))), ""))
-        if first.kvmclock_ns is None:
-            yield Row(("", "kvmclock", "—", "", flags_named(None)))
-        else:
-            error = self.errors["kvmclock"].get(id(first))
-            yield Row(("", "kvmclock", clock_value(first.kvmclock_ns), _error(error), flags_named(_flags(first))))
+        for clock in self.story.clocks:
+            shown, has_page = CLOCKS[clock].shown, clock == "kvmclock"
+            flags = flags_named(_flags(first)) if has_page else ""
+            if first.shows(clock):
+                value = first.value(clock)
+                read = grouped(value) if CLOCKS[clock].counts else clock_value(value)
+                yield Row((who, shown, read, _error(self.errors[clock].get(id(first))), flags))
+            else:
+                yield Row((who, shown, "—", "", flags))
+            who = ""
 
     def _alike(self, look: Look) -> list[list[int]]:
         """vCPUs that one row stands for: same lines, same flags, as far as can be told."""
         place: dict[tuple[object, ...], list[int]] = {}
         by_clock = [
-            {v: number for number, g in enumerate(groups(self.story, look, clock)) for v in g.vcpus} for clock in CLOCKS
+            {v: number for number, g in enumerate(groups(self.story, look, clock)) for v in g.vcpus}
+            for clock in self.story.clocks
         ]
         for vcpu, reading in sorted(look.readings.items()):
             key = (*(known.get(vcpu) for known in by_clock), _flags(reading))
@@ -111,6 +120,12 @@ class TraceTable:
         width = options.max_width if console.is_terminal else 10_000
         for line in lines:
             yield from _rendered(line, widths, width, console.is_terminal)
+
+
+def _answers(look: Look) -> Iterator[tuple[str, str, str, str, str]]:
+    """Registers that were read by themselves: what each vCPU's were, a row each."""
+    for vcpu, register, value in look.answers:
+        yield vcpus_named([vcpu]), register, grouped(value), "", ""
 
 
 def _flags(reading: Reading) -> int | None:
@@ -162,12 +177,18 @@ def hanging(first: str, text: str, width: int, style: str = "") -> Iterator[Text
 def title(story: Story) -> str:
     """A trace's machine and what it needs to be made again."""
     meta = story.trace.meta
-    parts = [machine_named(meta), f"TSC {grouped(story.tsc_khz)} kHz"]
+    parts = [machine_named(meta), _rate(story)]
     if meta.get("variation"):
         parts.append(", ".join(f"{k} = {v}" for k, v in meta["variation"].items()))
     if meta.get("seed") is not None:
         parts.append(f"seed {meta['seed']}")
     return " · ".join(parts)
+
+
+def _rate(story: Story) -> str:
+    if story.host_counter == "tsc":
+        return f"TSC {grouped(story.nominal_hz // 1000)} kHz"
+    return f"counter {grouped(story.nominal_hz)} Hz"
 
 
 def summary(story: Story, marks: list[Mark]) -> Iterator[tuple[int, str]]:
@@ -177,19 +198,17 @@ def summary(story: Story, marks: list[Mark]) -> Iterator[tuple[int, str]]:
     by_name: dict[str, list[Mark]] = {}
     for mark in marks:
         by_name.setdefault(mark.name, []).append(mark)
-    for prop in PROPERTIES:
+    for prop in properties_of(story):
         found = by_name.get(prop.name)
         if found:
             weight = max(t.weight for t in told(found))
             yield weight, f"{prop.name:<{NAME_WIDTH}}  {_worst(found)}"
     idle = [p.name for p in unjudged(story) if p.name not in by_name]
-    holding = [p.name for p in PROPERTIES if p.name not in by_name and p.name not in idle]
+    holding = [p.name for p in properties_of(story) if p.name not in by_name and p.name not in idle]
     looks = sum(look.looked for look in story.looks)
     if not by_name and not idle:
-        yield (
-            0,
-            f"No clock stepped back or jumped, vCPUs agreed, flags told the truth{_resolution(story)} ({looks} looks).",
-        )
+        agreed = "vCPUs agreed, flags told the truth" if "kvmclock" in story.clocks else "vCPUs and counters agreed"
+        yield 0, f"No clock stepped back or jumped, {agreed}{_resolution(story)} ({looks} looks)."
     elif holding:
         yield 0, f"{'holds':<{NAME_WIDTH}}  {', '.join(holding)} ({looks} looks{_resolution(story)})"
     if idle:
@@ -213,6 +232,6 @@ def _steps_named(steps: list[int]) -> str:
 
 def _resolution(story: Story) -> str:
     """What a real host's readings leave open; nothing to say on the model, where they are exact."""
-    widths = [r.when.host_tsc.width for r in story.readings if r.when.host_tsc]
-    half_ns = -(-max(widths, default=0) * 500_000 // story.tsc_khz)
-    return f", TSC known to ± {duration(half_ns)}" if half_ns > 1 else ""
+    widths = [count.when.counter.width for r in story.readings for count in r.counts.values() if count.when.counter]
+    half_ns = -(-max(widths, default=0) * NS_PER_S // (2 * story.nominal_hz))
+    return f", {HOST_COUNTERS[story.host_counter]} known to ± {duration(half_ns)}" if half_ns > 1 else ""

@@ -8,8 +8,13 @@ from typing import Any
 
 from guestclock.check import Mark, Span
 from guestclock.report.numbers import duration, grouped, short_duration, spread
+from guestclock.vmm.clocks import CLOCKS
 
-CLOCK_NAMES = {"tsc": "TSC", "kvmclock": "kvmclock", "page": "kvmclock page"}
+FIRST_OF = {"kvmclock": "tsc", "cntpct": "cntvct"}
+"""With which clock another is told where both moved the same way."""
+
+
+MOVES = ("steps back", "jumps ahead", "falls behind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,12 @@ def told(marks: Iterable[Mark]) -> list[Told]:
 
 def _says(other: Mark, mark: Mark) -> bool:
     """Whether a reader of `other` knows `mark` already."""
+    if (mark.what, other.what) == ("falls behind", "steps back"):  # all of it, and what a guest sees of it
+        return mark.clock == other.clock and set(mark.vcpus) <= set(other.vcpus)
     match mark.name:
         case "kvmclock-agrees":
             return other.what == "says stable"
-        case "kvmclock-never-back" | "kvmclock-runs":
+        case _ if mark.what in MOVES:
             return _same_move(other, mark)
         case "get-clock-agrees" if other.name == "kvmclock-agrees":
             # KVM answers for the first group's clock, and the others differ from that one by so much anyway.
@@ -62,15 +69,14 @@ def _says(other: Mark, mark: Mark) -> bool:
     return False
 
 
-def _same_move(tsc: Mark, kvmclock: Mark) -> bool:
-    """A kvmclock that moved because its TSC did, the same way."""
-    return tsc.clock == "tsc" and (tsc.what, tsc.vcpus) == (kvmclock.what, kvmclock.vcpus)
+def _same_move(first: Mark, second: Mark) -> bool:
+    """A kvmclock that moved because its TSC did, or CNTPCT with CNTVCT, the same way."""
+    return first.clock == FIRST_OF.get(second.clock) and (first.what, first.vcpus) == (second.what, second.vcpus)
 
 
 def _with_it(mark: Mark, found: list[Mark]) -> Mark | None:
-    """The kvmclock's part of a TSC's move."""
-    alike = (m for m in found if m.step == mark.step and m.clock == "kvmclock" and _same_move(mark, m))
-    return next(alike, None)
+    """The other clock's part of a TSC's or a CNTVCT's move."""
+    return next((m for m in found if m.step == mark.step and m.what in MOVES and _same_move(mark, m)), None)
 
 
 def _merged(marks: list[Mark]) -> list[Mark]:
@@ -95,19 +101,22 @@ def _weight(mark: Mark) -> int:
     return 2 if mark.what in ("steps back", "says stable", "odd", "unnumbered") else 1
 
 
-def sentence(mark: Mark, kvmclock: Mark | None = None) -> str:
-    """What happened, in one line; amounts exact, or with what the reading leaves open. kvmclock: moved with its TSC."""
+def sentence(mark: Mark, second: Mark | None = None) -> str:
+    """What happened, in one line; amounts exact, or with what the reading leaves open. second: what moved with it."""
     who = vcpus_named(mark.vcpus) if mark.vcpus else ""
-    also = f", its kvmclock {amount_named(kvmclock)}{_flag(kvmclock)}" if kvmclock else ""
     match mark.what:
         case "steps back" | "jumps ahead" | "falls behind":
-            return f"{who} {CLOCK_NAMES[mark.clock]} {mark.what} {amount_named(mark)}{_flag(mark)}{also}"
+            also = "" if second is None else f", its {_also(second, mark)}"
+            return f"{who} {CLOCKS[mark.clock].shown} {mark.what} {amount_named(mark)}{_flag(mark)}{also}"
+        case "parts":
+            other = CLOCKS[FIRST_OF[mark.clock]].shown
+            return f"{who} {CLOCKS[mark.clock].shown} moves {amount_named(mark)} {_side(mark.amount)} {other}"
         case "differs" if mark.clock == "get-clock":
             than = vcpus_named(mark.than)
             text = f"KVM_GET_CLOCK is {amount_named(mark)} {_side(mark.amount)} {than}'s kvmclock"
         case "differs":
             whose = f"{vcpus_named(mark.than)}'s"
-            text = f"{who} {CLOCK_NAMES[mark.clock]} is {amount_named(mark)} {_side(mark.amount)} {whose}"
+            text = f"{who} {CLOCKS[mark.clock].shown} is {amount_named(mark)} {_side(mark.amount)} {whose}"
         case "says stable":
             say = "says" if len(mark.vcpus) == 1 else "say"
             others = f"{vcpus_named(mark.than)}'s kvmclock"
@@ -122,9 +131,16 @@ def sentence(mark: Mark, kvmclock: Mark | None = None) -> str:
 def amount_named(mark: Mark) -> str:
     """Its size without a sign: 12 980 662 000 cycles (5.000 s), 4 987 ns, with what the reading leaves open."""
     time = f"{duration(abs(mark.time_ns.middle))}{spread(mark.time_ns)}"
-    if mark.unit != "cycles":
+    if mark.unit == "ns":
         return time
-    return f"{grouped(abs(mark.amount.middle))} cycles ({time})"
+    return f"{grouped(abs(mark.amount.middle))} {mark.unit} ({time})"
+
+
+def _also(second: Mark, first: Mark) -> str:
+    name = CLOCKS[second.clock].shown
+    if second.amount == first.amount and second.unit == first.unit:
+        return f"{name} with it"
+    return f"{name} {amount_named(second)}{_flag(second)}"
 
 
 def _side(amount: Span, ahead: str = "ahead of") -> str:
@@ -151,11 +167,13 @@ def brief(mark: Mark) -> str:
     amount = short_duration(mark.time_ns.middle)
     match mark.what:
         case "steps back" | "jumps ahead" | "falls behind":
-            return f"{who} {CLOCK_NAMES[mark.clock]} {mark.what} {amount[1:]}"
+            return f"{who} {CLOCKS[mark.clock].shown} {mark.what} {amount[1:]}"
+        case "parts":
+            return f"{who} {CLOCKS[mark.clock].shown} {amount} from {CLOCKS[FIRST_OF[mark.clock]].shown}"
         case "differs" if mark.clock == "get-clock":
             return f"GET_CLOCK {amount} vs {vcpus_named(mark.than)}"
         case "differs":
-            return f"{who} {CLOCK_NAMES[mark.clock]} {amount} vs {vcpus_named(mark.than)}"
+            return f"{who} {CLOCKS[mark.clock].shown} {amount} vs {vcpus_named(mark.than)}"
         case "says stable":
             return f"{who} STABLE, but {vcpus_named(mark.than)} {amount}"
         case _:

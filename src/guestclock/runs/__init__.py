@@ -4,6 +4,6 @@ traces = run(load("threads/2023-masterclock"), on=["model", "lab:6.1"], kernels=
 """
 
 from guestclock.runs.on import On, parse_on
-from guestclock.runs.run import DEFAULT_KERNEL, run
+from guestclock.runs.run import DEFAULT_KERNELS, run
 
-__all__ = ["DEFAULT_KERNEL", "On", "parse_on", "run"]
+__all__ = ["DEFAULT_KERNELS", "On", "parse_on", "run"]

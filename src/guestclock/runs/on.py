@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from dataclasses import dataclass
 
 from guestclock.errors import UserError
 from guestclock.scenario import Scenario, Variation
 from guestclock.scenario.quantity import did_you_mean
+from guestclock.vmm.clocks import ARM64
 
 USAGE = {"model": "model", "lab": "lab:KERNEL", "kvm": "kvm"}
 ARM64_CPUS = ("neoverse-n1", "neoverse-n1-nvhe", "cortex-a72")
@@ -35,7 +37,9 @@ def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
     here, missing = [], []
     for name in scenario.on:
         try:
-            _ask(parse_on(name))
+            on = parse_on(name)
+            check_architecture(scenario, on)
+            _ask(on, scenario.arch)
         except UserError as absent:
             missing.append(f"not on {name}: {absent}")
         else:
@@ -43,7 +47,7 @@ def whatever_is_here(scenario: Scenario) -> tuple[list[str], list[str]]:
     return here, missing
 
 
-def _ask(on: On) -> None:
+def _ask(on: On, arch: str) -> None:
     """Raises UserError if the machine is not here."""
     if on.kind == "kvm":
         from guestclock.kvm.device.ioctls import open_kvm
@@ -71,9 +75,25 @@ def parse_on(text: str) -> On:
     raise UserError(f"--on {text}: expected model, kvm, lab:KERNEL (as lab:6.12) or all")
 
 
+def check_architecture(scenario: Scenario, on: On) -> None:
+    """Raises UserError where the machine is of another architecture than the scenario's guest."""
+    if on.cpu and scenario.arch != ARM64:
+        raise UserError(f"--on {on}: is an arm64 CPU, {scenario.name} is for {scenario.arch}: use --on lab:{on.lab}")
+    if on.kind == "kvm" and (host := _own()) != scenario.arch:
+        raise UserError(f"--on kvm: this host is {host}, {scenario.name} is for {scenario.arch}: use --on lab:KERNEL")
+
+
+def _own() -> str:
+    """This host's architecture, as scenarios call it."""
+    machine = platform.machine()
+    return {"aarch64": ARM64}.get(machine, machine)
+
+
 def check_steps(scenario: Scenario, on: On) -> None:
-    """Raises UserError for the first step that this machine cannot take."""
+    """Raises UserError for the first step that this machine cannot take, or for a VM that it cannot make."""
     for variation in scenario.variations:
+        if variation.program.get("nested") and on.kind != "model":
+            raise UserError(f"{scenario.name}: [vm]: nested: cannot be done on {on}: use --on model")
         for number, step in enumerate(variation.steps, 1):
             if on.kind not in step.runs_on:
                 can = " or ".join(f"--on {USAGE[kind]}" for kind in USAGE if kind in step.runs_on)

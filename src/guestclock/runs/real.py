@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.lab import Lab
 from guestclock.lab.boot import ODD_TSC_KHZ
+from guestclock.runs.on import ARM64_CPUS
 from guestclock.scenario import Variation
+from guestclock.scenario.document import Arm64HostTable
 from guestclock.sim import Event, Trace
 from guestclock.sim.trace import TRACE_VERSION
+from guestclock.vmm.clocks import ARM64
 from guestclock.vmm.on_device import run_program
 
 
@@ -21,22 +24,32 @@ def run_kvm(variation: Variation) -> Trace:
     return from_lines(lines)
 
 
-def run_lab(variations: Sequence[Variation], kernel: str) -> list[Trace]:
-    """On `kernel` in the lab: virtual time, the same bytes each run. One boot for all that ask for one host.
+def run_lab(
+    variations: Sequence[Variation], kernel: str, cpu: str = "", progress: Callable[[str], None] = lambda line: None
+) -> list[Trace]:
+    """On `kernel` in the lab: virtual time, the same bytes each run; for each variation a host that has just booted.
 
-    UserError where a tool or the image is missing, or a step cannot be done.
+    cpu: what an arm64 kernel runs on, "" for the usual. UserError where a tool or the image is missing, or a step
+    cannot be done.
     """
-    by_host: dict[tuple[int, int], list[int]] = {}
+    by_host: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for index, variation in enumerate(variations):
-        by_host.setdefault((_cpus(variation), variation.host.tsc_khz or ODD_TSC_KHZ), []).append(index)
+        by_host.setdefault(tuple(_machine(variation, cpu).items()), []).append(index)
     traces: dict[int, Trace] = {}
-    for (cpus, tsc_khz), indices in by_host.items():
+    for machine, indices in by_host.items():
         # The lab's host is ours: a scenario may change its clocksource and its time.
         options = {"options": {"host_ops_allowed": True}}
         programs = [{"program": "steps", **variations[i].program, **options} for i in indices]
-        results = Lab(kernel, smp=cpus, tsc_khz=tsc_khz).run_many(programs)
+        results = Lab(kernel, progress=progress, **dict(machine)).run_many(programs)
         traces |= {i: from_lines(lines) for i, lines in zip(indices, results, strict=True)}
     return [traces[i] for i in range(len(variations))]
+
+
+def _machine(variation: Variation, cpu: str) -> dict[str, Any]:
+    """What the lab's machine is made with for this variation."""
+    if isinstance(variation.host, Arm64HostTable):
+        return {"arch": ARM64, "cpu": cpu or ARM64_CPUS[0], "smp": _cpus(variation)}
+    return {"smp": _cpus(variation), "tsc_khz": variation.host.tsc_khz or ODD_TSC_KHZ}
 
 
 def _cpus(variation: Variation) -> int:

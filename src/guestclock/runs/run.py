@@ -10,12 +10,12 @@ from pathlib import Path
 
 from guestclock import __version__
 from guestclock.errors import UserError
-from guestclock.runs.on import On, check_steps, in_time, parse_on, whatever_is_here
+from guestclock.runs.on import On, check_architecture, check_steps, in_time, parse_on, whatever_is_here
 from guestclock.scenario import Scenario, Variation
 from guestclock.sim import Trace
+from guestclock.vmm.clocks import ARM64, X86_64
 
-DEFAULT_KERNEL = "linux-6.12"
-LABS_AT_ONCE = 2
+DEFAULT_KERNELS = {X86_64: "linux-6.12", ARM64: "linux-6.12-arm64"}
 
 Progress = Callable[[str], None]
 
@@ -49,8 +49,9 @@ def run(
                 raise UserError(f"{name}: is the model's, and --on {' --on '.join(on)} leaves the model out")
     profiles: list[str] = []
     if any(m.kind == "model" for m in machines):
-        profiles = _profiles(kernels or scenario.kernels or (DEFAULT_KERNEL,))
+        profiles = _profiles(kernels or scenario.kernels or (DEFAULT_KERNELS[scenario.arch],), scenario)
     for machine in machines:
+        check_architecture(scenario, machine)
         check_steps(scenario, machine)
 
     traces: dict[On, list[Trace]] = {}
@@ -63,7 +64,7 @@ def run(
     for machine in machines:
         if machine.kind == "kvm":
             traces[machine] = [_kvm(v, progress, scenario) for v in runnable[machine]]
-            host_khz = traces[machine][0].meta["tsc_khz"]
+            host_khz = traces[machine][0].meta.get("tsc_khz")
     traces |= _labs({m: v for m, v in runnable.items() if m.kind == "lab"}, progress, scenario)
     for machine in machines:
         if machine.kind == "model":
@@ -80,23 +81,25 @@ def _kvm(variation: Variation, progress: Progress, scenario: Scenario) -> Trace:
 
 
 def _labs(wanted: dict[On, list[Variation]], progress: Progress, scenario: Scenario) -> dict[On, list[Trace]]:
-    """One boot per kernel asked for (and host the variations ask for), a few at once."""
+    """The variations on each kernel asked for, a few at once."""
     if not wanted:
         return {}
+    from guestclock.lab.process import end_all
     from guestclock.runs.real import run_lab
 
-    def boot(machine: On, variations: list[Variation]) -> list[Trace]:
+    def play(machine: On, variations: list[Variation]) -> list[Trace]:
         for variation in variations:
             progress(f"{machine}: {_named(scenario, variation)}")
-        traces = run_lab(variations, machine.lab)
+        traces = run_lab(variations, machine.lab, machine.cpu, progress)
         return [_finished(t, str(machine), scenario, v, None) for t, v in zip(traces, variations, strict=True)]
 
-    with ThreadPoolExecutor(LABS_AT_ONCE) as pool:
-        futures = {m: pool.submit(boot, m, variations) for m, variations in wanted.items()}
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        futures = {m: pool.submit(play, m, variations) for m, variations in wanted.items()}
         try:
             return {machine: future.result() for machine, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
             raise
 
 
@@ -122,14 +125,22 @@ def _model(
     return traces
 
 
-def _profiles(names: Sequence[str]) -> list[str]:
+def _profiles(names: Sequence[str], scenario: Scenario) -> list[str]:
     """The profiles by their full names ("6.12" is "linux-6.12"), each once."""
     from guestclock.kvm.model import lookup
 
     try:
-        return list(dict.fromkeys(lookup(name).name for name in names))
+        profiles = [lookup(name) for name in names]
     except UserError as error:
         raise UserError(f"--kernel: {error}") from None
+    for profile in profiles:
+        if profile.arch != scenario.arch:
+            like = DEFAULT_KERNELS[scenario.arch]
+            raise UserError(
+                f"--kernel {profile.name}: is of {profile.arch}, {scenario.name} is for {scenario.arch}, "
+                f"expected a kernel like {like}"
+            )
+    return list(dict.fromkeys(profile.name for profile in profiles))
 
 
 def _named(scenario: Scenario, variation: Variation) -> str:

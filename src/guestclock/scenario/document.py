@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from guestclock.machine import HostSpec
+from guestclock.machine import Arm64Spec, HostSpec
 from guestclock.scenario.quantity import Quantity, Vary, did_you_mean
 from guestclock.scenario.verb import Vcpus, Verb
 from guestclock.scenario.verbs import VERBS, Wait
+from guestclock.vmm.clocks import ARCHITECTURES, ARM64, X86_64
 
 Policy = Literal["run", "freeze", "advance"]
 KINDS = ("wait", "vmm", "guest", "host")
@@ -31,13 +32,37 @@ class Expect(msgspec.Struct, forbid_unknown_fields=True):
     kvmclock: Policy | None = None
 
 
+class Arm64Expect(msgspec.Struct, forbid_unknown_fields=True):
+    """The same on arm64."""
+
+    cntvct: Policy | None = None
+    cntpct: Policy | None = None
+
+
 class VmTable(msgspec.Struct, forbid_unknown_fields=True):
-    """[vm]. kvmclock: by which MSR the guest registers its page; false: not at all. boot: vCPUs run once at first."""
+    """[vm]. kvmclock: by which MSR the guest registers its page; false: not at all. boot: vCPUs run twice at first."""
 
     vcpus: int
     kvmclock: Literal["new", "old"] | bool = "new"
     boot: bool = True
     expect: Expect = msgspec.field(default_factory=Expect)
+
+    def program(self) -> dict[str, Any]:
+        """What of it the steps are played with."""
+        return {"vcpus": self.vcpus, "kvmclock": self.kvmclock or None, "boot": self.boot}
+
+
+class Arm64VmTable(msgspec.Struct, forbid_unknown_fields=True):
+    """[vm] on arm64. boot: vCPUs run once at first. nested: they have EL2; the model alone can give it to them."""
+
+    vcpus: int
+    boot: bool = True
+    nested: bool = False
+    expect: Arm64Expect = msgspec.field(default_factory=Arm64Expect)
+
+    def program(self) -> dict[str, Any]:
+        nested = {"nested": True} if self.nested else {}
+        return {"arch": ARM64, "vcpus": self.vcpus, "boot": self.boot, **nested}
 
 
 class HostTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,6 +70,7 @@ class HostTable(msgspec.Struct, forbid_unknown_fields=True):
     real host is what it is.
     """
 
+    arch: Literal["x86_64"] = "x86_64"
     tsc_khz: int | None = None
     tsc_hz: int | None = None
     cpus: int | None = None
@@ -63,12 +89,32 @@ class HostTable(msgspec.Struct, forbid_unknown_fields=True):
     rtc_ahead_ns: int | None = None
     nonstop_tsc: bool | None = None
 
-    def given(self) -> dict[str, Any]:
-        return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
-
     def spec(self, **otherwise: Any) -> HostSpec:
         """The machine. otherwise: what holds for keys that the file does not set. Raises UserError."""
-        return HostSpec(**{**otherwise, **self.given()})
+        return HostSpec(**{**otherwise, **_given(self)})
+
+
+class Arm64HostTable(msgspec.Struct, forbid_unknown_fields=True):
+    """[host] with arch = "arm64": `machine.Arm64Spec`, the same way. The lab takes cpus from it."""
+
+    arch: Literal["arm64"]
+    counter_hz: int | None = None
+    true_hz: int | None = None
+    counter_at_start: int | None = None
+    cpus: int | None = None
+    vhe: bool | None = None
+    ecv: bool | None = None
+    hz: int | None = None
+    uptime_ns: int | None = None
+    realtime_ns: int | None = None
+
+    def spec(self, **otherwise: Any) -> Arm64Spec:
+        """The machine. otherwise: what holds for keys that the file does not set. Raises UserError."""
+        return Arm64Spec(**{**otherwise, **_given(self)})
+
+
+def _given(host: msgspec.Struct) -> dict[str, Any]:
+    return {k: v for k, v in msgspec.structs.asdict(host).items() if v is not None and k != "arch"}
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,6 +127,27 @@ class Document(msgspec.Struct, forbid_unknown_fields=True):
     host: HostTable = msgspec.field(default_factory=HostTable)
     kernels: list[str] = []
     on: list[str] = msgspec.field(default_factory=lambda: ["model"])
+
+
+class Arm64Document(msgspec.Struct, forbid_unknown_fields=True):
+    """The file of an arm64 guest."""
+
+    about: str
+    vm: Arm64VmTable
+    step: list[dict[str, Any]]
+    host: Arm64HostTable
+    thread: str | None = None
+    kernels: list[str] = []
+    on: list[str] = msgspec.field(default_factory=lambda: ["model"])
+
+
+DOCUMENTS: dict[str, type[Document] | type[Arm64Document]] = {X86_64: Document, ARM64: Arm64Document}
+TWINS: dict[Any, tuple[str, Any]] = {
+    HostTable: (ARM64, Arm64HostTable), Arm64HostTable: (X86_64, HostTable),
+    VmTable: (ARM64, Arm64VmTable), Arm64VmTable: (X86_64, VmTable),
+    Expect: (ARM64, Arm64Expect), Arm64Expect: (X86_64, Expect),
+}  # fmt: skip
+"""The same table on the other architecture."""
 
 
 class Complaint(Exception):
@@ -105,7 +172,17 @@ def convert(table: Mapping[str, Any], cls: type[T], where: str, vary: Vary) -> T
         raise _complaint(str(error), cls, table, where) from None
 
 
-def convert_step(table: Mapping[str, Any], where: str, vary: Vary) -> Verb:
+def architecture(raw: Mapping[str, Any]) -> str:
+    """The file's: [host] arch, x86_64 if it says none. Raises Complaint."""
+    host = raw.get("host", {})
+    arch = host.get("arch", X86_64) if isinstance(host, Mapping) else X86_64
+    if arch in ARCHITECTURES:
+        return str(arch)
+    known = ", ".join(map(repr, ARCHITECTURES))
+    raise Complaint("[host]", f"arch: expected one of {known}, got {arch!r}{did_you_mean(str(arch), ARCHITECTURES)}")
+
+
+def convert_step(table: Mapping[str, Any], where: str, vary: Vary, arch: str) -> Verb:
     """A [[step]]: one of wait, vmm, guest, host, and the keys of that verb."""
     kinds = [k for k in KINDS if k in table]
     if len(kinds) != 1:
@@ -115,17 +192,20 @@ def convert_step(table: Mapping[str, Any], where: str, vary: Vary) -> Verb:
     (kind,) = kinds
     if kind == "wait":
         return convert(table, Wait, where, vary)
-    name = table[kind]
-    if not isinstance(name, str) or name not in VERBS[kind]:
-        raise Complaint(where, f"unknown step {name!r}{_other_step(kind, str(name))}")
-    return convert({k: v for k, v in table.items() if k != kind}, VERBS[kind][name], where, vary)
+    name, verbs = table[kind], VERBS[arch]
+    if not isinstance(name, str) or name not in verbs[kind]:
+        raise Complaint(where, _unknown_step(kind, name, arch))
+    return convert({k: v for k, v in table.items() if k != kind}, verbs[kind][name], where, vary)
 
 
-def _other_step(kind: str, name: str) -> str:
-    for other, verbs in VERBS.items():
+def _unknown_step(kind: str, name: object, arch: str) -> str:
+    for other, verbs in VERBS[arch].items():
         if other != kind and name in verbs:
-            return f" for {kind!r}: it is a step of the {other}'s, {other} = {name!r}"
-    return did_you_mean(name, VERBS[kind])
+            return f"unknown step {name!r} for {kind!r}: it is a step of the {other}'s, {other} = {name!r}"
+    for other, of_other in VERBS.items():
+        if name in of_other[kind]:
+            return f"{name!r} is a step on {other}, and this scenario's [host] arch is {arch!r}"
+    return f"unknown step {name!r}{did_you_mean(str(name), VERBS[arch][kind])}"
 
 
 def _complaint(message: str, cls: type, table: Mapping[str, Any], where: str) -> Complaint:
@@ -152,8 +232,11 @@ def _located(what: str, keys: list[str | int], cls: Any, value: Any, where: str)
 
 def _worded(what: str, cls: Any, value: Any) -> str:
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
-        if cls is not Document and unknown[1] in _keys(Document):
+        if cls not in DOCUMENTS.values() and unknown[1] in _keys(Document):
             return f"unknown key {unknown[1]!r}: it belongs to the top of the file, before the first table"
+        other, twin = TWINS.get(cls, ("", None))
+        if twin is not None and unknown[1] in _keys(twin):
+            return f"unknown key {unknown[1]!r}: there is one on {other}, [host] arch = {other!r}"
         return f"unknown key {unknown[1]!r}{did_you_mean(unknown[1], _keys(cls))}"
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"key {missing[1]!r} is missing"

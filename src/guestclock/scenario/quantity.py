@@ -1,7 +1,7 @@
 """What a scenario may write where a number is wanted: "5 s", 123, "$saved + 1 s - 400", "max($tsc)".
 
-A quantity is a sum of terms. Durations carry their unit and are exact (decimals, no floats); bare integers are cycles;
-names are values that earlier steps saved, or that `[vary]` gives.
+A quantity is a sum of terms. Durations carry their unit and are exact (decimals, no floats); bare integers are cycles
+(ticks on arm64); names are values that earlier steps saved, or that `[vary]` gives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Vary = Mapping[str, Value]
 TOKEN = re.compile(
     r"""\s*(?:
       (?P<duration>\d[\d_]*(?:\.\d+)?\s*(?P<unit>ns|us|µs|ms|s|min|h|d)\b)
-    | (?P<int>0x[0-9a-fA-F]+|\d[\d_]*)(?:\s*cycles\b)?(?![\w.])
+    | (?P<int>0x[0-9a-fA-F]+|\d[\d_]*)(?:\s*(?:cycles|ticks)\b)?(?![\w.])
     | max\(\s*\$(?P<max>[A-Za-z_]\w*)\s*\)
     | \$(?P<name>[A-Za-z_]\w*(?:\.\w+)?)
     | (?P<sign>[+-])
@@ -34,7 +34,7 @@ TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One addend. kind: "int" (cycles), "ns", "name" (a saved value) or "max" (the highest of one per vCPU)."""
+    """One addend. kind: "int" (cycles, ticks), "ns", "name" (a saved value) or "max" (the highest of one per vCPU)."""
 
     kind: str
     value: int | str
@@ -86,7 +86,7 @@ class Quantity:
 
 
 class Cycles(Quantity):
-    """A TSC value or offset: durations count as cycles of vCPU 0."""
+    """A counter's value or offset: durations count as cycles of vCPU 0's TSC, or as ticks of the counter."""
 
     __slots__ = ()
 

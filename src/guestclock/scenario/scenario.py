@@ -13,15 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from guestclock.errors import UserError
+from guestclock.machine import HostSpec
 from guestclock.scenario import catalogue
-from guestclock.scenario.document import Complaint, Document, Expect, HostTable, convert, convert_step
+from guestclock.scenario.document import (
+    DOCUMENTS,
+    Arm64Document,
+    Arm64Expect,
+    Arm64HostTable,
+    Complaint,
+    Document,
+    Expect,
+    HostTable,
+    architecture,
+    convert,
+    convert_step,
+)
 from guestclock.scenario.quantity import Value, Vary, did_you_mean, fill_in
 from guestclock.scenario.situation import Situation, Wrong
 from guestclock.scenario.verb import OnVcpus, Verb
 from guestclock.scenario.verbs import MAX_VCPUS, Sleep, Wait, check_khz
+from guestclock.vmm.clocks import CLOCKS, clocks_of
 
 NAME = re.compile(r"[A-Za-z_]\w*")
-ON = re.compile(r"model|kvm|lab:[\w.+-]+")
+ON = re.compile(r"model|kvm|lab:[\w.+-]+(:[\w-]+)?")
 MAX_VARIATIONS = 1_000
 
 
@@ -30,7 +44,7 @@ class Variation:
     """One choice from every `[vary]` list: its values, the host it asks for and the program to play."""
 
     values: dict[str, Value]
-    host: HostTable
+    host: HostTable | Arm64HostTable
     program: dict[str, Any]
     steps: tuple[Verb, ...]
 
@@ -49,15 +63,17 @@ class Variation:
 class Scenario:
     """A story about a guest's clocks, checked and ready to be played.
 
-    name: as it was asked for. thread: where the story comes from. kernels: profiles it is shown on unless others are
-    asked for. on: machines that can show it ("model", "kvm", "lab:6.12"). expect: what each clock shall do.
+    name: as it was asked for. arch: "x86_64" or "arm64". thread: where the story comes from. kernels: profiles it is
+    shown on unless others are asked for. on: machines that can show it ("model", "kvm", "lab:6.12"). expect: what each
+    clock shall do.
     """
 
     name: str
+    arch: str
     about: str
     thread: str | None
     vcpus: int
-    expect: Expect
+    expect: Expect | Arm64Expect
     kernels: tuple[str, ...]
     on: tuple[str, ...]
     variations: tuple[Variation, ...]
@@ -106,15 +122,16 @@ def _toml_trouble(message: str, text: str) -> str:
 
 
 def _scenario(raw: Mapping[str, Any], name: str) -> Scenario:
-    vary = _vary(raw)
-    read = [_variation(raw, values, first=i == 0) for i, values in enumerate(_choices(vary))]
+    arch, vary = architecture(raw), _vary(raw)
+    read = [_variation(raw, arch, values, first=i == 0) for i, values in enumerate(_choices(vary))]
     document = read[0][0]
     for place in document.on:
         if not ON.fullmatch(place):
             raise Complaint("on", f"expected 'model', 'kvm' or a lab like 'lab:6.12', got {place!r}")
-    _check_kernels(document.kernels)
+    _check_kernels(document.kernels, arch)
     return Scenario(
         name=name,
+        arch=arch,
         about=document.about,
         thread=document.thread,
         vcpus=document.vm.vcpus,
@@ -170,21 +187,18 @@ def _bound(value: Any, vary: Vary) -> Any:
     return value
 
 
-def _variation(raw: Mapping[str, Any], values: dict[str, Value], *, first: bool) -> tuple[Document, Variation]:
+def _variation(
+    raw: Mapping[str, Any], arch: str, values: dict[str, Value], *, first: bool
+) -> tuple[Document | Arm64Document, Variation]:
     try:
-        document = convert(_bound(raw, values), Document, "", values)
+        document = convert(_bound(raw, values), DOCUMENTS[arch], "", values)
         _check_host(document.host)
         if not 1 <= document.vm.vcpus <= MAX_VCPUS:
             raise Complaint("[vm]", f"vcpus: {document.vm.vcpus}, expected 1 to {MAX_VCPUS}")
-        if document.vm.kvmclock is True:
+        if isinstance(document, Document) and document.vm.kvmclock is True:
             raise Complaint("[vm]", "kvmclock: expected one of 'new', 'old', false, got true")
-        steps = [convert_step(table, f"[[step]] {i}", values) for i, table in enumerate(document.step, 1)]
-        program = {
-            "vcpus": document.vm.vcpus,
-            "kvmclock": document.vm.kvmclock or None,
-            "boot": document.vm.boot,
-            "steps": _compiled(steps, document.vm.vcpus, values),
-        }
+        steps = [convert_step(table, f"[[step]] {i}", values, arch) for i, table in enumerate(document.step, 1)]
+        program = {**document.vm.program(), "steps": _compiled(steps, document.vm.vcpus, values, arch)}
     except Complaint as complaint:
         if first:
             raise
@@ -193,18 +207,19 @@ def _variation(raw: Mapping[str, Any], values: dict[str, Value], *, first: bool)
     return document, Variation(values, document.host, program, tuple(steps))
 
 
-def _check_host(host: HostTable) -> None:
+def _check_host(host: HostTable | Arm64HostTable) -> None:
     try:
         spec = host.spec()
-        check_khz("tsc_khz", spec.tsc_khz, zero=False)
+        if isinstance(spec, HostSpec):
+            check_khz("tsc_khz", spec.tsc_khz, zero=False)
     except UserError as error:
         raise Complaint("[host]", str(error).removeprefix("host: ")) from None
     except Wrong as wrong:
         raise Complaint("[host]", f"{wrong.key}: {wrong.what}") from None
 
 
-def _compiled(steps: list[Verb], vcpus: int, vary: Vary) -> list[dict[str, Any]]:
-    now = Situation(vcpus, vcpus)
+def _compiled(steps: list[Verb], vcpus: int, vary: Vary, arch: str) -> list[dict[str, Any]]:
+    now = Situation(vcpus, vcpus, CLOCKS[clocks_of(arch)[0]].unit)
     for number, step in enumerate(steps, 1):
         name: str | None = getattr(step, "save", None)
         if name is None:
@@ -223,7 +238,7 @@ def _compiled(steps: list[Verb], vcpus: int, vary: Vary) -> list[dict[str, Any]]
     return compiled
 
 
-def _check_kernels(kernels: list[str]) -> None:
+def _check_kernels(kernels: list[str], arch: str) -> None:
     if not kernels:
         return
     from guestclock.kvm.model import lookup  # the model is not loaded for scenarios that name no kernel
@@ -232,9 +247,11 @@ def _check_kernels(kernels: list[str]) -> None:
         if count > 1:
             raise Complaint("kernels", f"{name!r} is named twice")
         try:
-            lookup(name)
+            profile = lookup(name)
         except UserError as error:
             raise Complaint("kernels", str(error)) from None
+        if profile.arch != arch:
+            raise Complaint("kernels", f"{name!r} is of {profile.arch}, this scenario's [host] arch is {arch!r}")
 
 
 __all__ = ["Scenario", "Variation", "load", "parse"]

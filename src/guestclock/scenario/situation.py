@@ -25,7 +25,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A value that an earlier step saves. unit: "cycles" or "ns". vcpus: one value for each of them."""
+    """A value that an earlier step saves. unit: "cycles", "ticks" or "ns". vcpus: one value for each of them."""
 
     unit: str
     vcpus: tuple[int, ...] = ()
@@ -33,10 +33,11 @@ class Saved:
 
 @dataclass(slots=True)
 class Situation:
-    """The newest VM as a step finds it."""
+    """The newest VM as a step finds it. counts: what its counters count: "cycles" or "ticks"."""
 
     vcpus: int
     default_vcpus: int
+    counts: str = "cycles"
     saved: dict[str, Saved] = field(default_factory=dict)
     saved_later: dict[str, int] = field(default_factory=dict)
     """Names that some step saves, and the (last) step that does, counted from 1."""
@@ -93,7 +94,7 @@ class Situation:
         else:
             unit, which = saved.unit, [name]
         if isinstance(quantity, Nanoseconds) and unit != "ns":
-            raise Wrong(key, f"'${name}' is in cycles, expected {quantity.WANTED}")
+            raise Wrong(key, f"'${name}' is in {unit}, expected {quantity.WANTED}")
         suffix = "-ns" if unit == "ns" and isinstance(quantity, Cycles) else ""
         if term.kind == "max":
             return ["max" + suffix, which, term.factor]

@@ -13,11 +13,15 @@ import msgspec
 
 from guestclock.scenario.quantity import Duration, Quantity
 from guestclock.scenario.situation import Situation
+from guestclock.vmm.clocks import ARCHITECTURES
 
 MODEL, KVM, LAB = "model", "kvm", "lab"
 ANYWHERE = frozenset({MODEL, KVM, LAB})
 
-VERBS: dict[str, dict[str, type[Verb]]] = {"vmm": {}, "guest": {}, "host": {}}
+VERBS: dict[str, dict[str, dict[str, type[Verb]]]] = {
+    arch: {"vmm": {}, "guest": {}, "host": {}} for arch in ARCHITECTURES
+}
+"""By architecture, actor and name."""
 
 
 class Vcpus:
@@ -84,7 +88,7 @@ class Verb(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return step
 
     def saves(self, now: Situation, name: str, acting: tuple[int, ...]) -> None:
-        now.save(name, "cycles", acting)
+        now.save(name, now.counts, acting)
 
     def after(self, now: Situation) -> None:
         """What later steps find changed."""
@@ -109,12 +113,20 @@ class OnVcpus(Verb, kw_only=True):
         return chosen
 
 
-def verb(actor: str, name: str, on: Iterable[str] = ANYWHERE) -> Callable[[type[Verb]], type[Verb]]:
-    """on: the machines that can do it: the model, this host's KVM, a kernel in the lab."""
+def verb(
+    actor: str, name: str, on: Iterable[str] = ANYWHERE, arch: Iterable[str] = ARCHITECTURES
+) -> Callable[[type[Verb]], type[Verb]]:
+    """on: the machines that can do it: the model, this host's KVM, a kernel in the lab. arch: where there is such."""
 
     def enter(cls: type[Verb]) -> type[Verb]:
         cls.actor, cls.name, cls.runs_on = actor, name, frozenset(on)
-        VERBS[actor][name] = cls
+        for each in arch:
+            VERBS[each][actor][name] = cls
         return cls
 
     return enter
+
+
+def as_saved(save: str | None) -> str:
+    """The end of a sentence: under which name the step saves what it gets."""
+    return "" if save is None else f", as ${save}"

@@ -3,6 +3,7 @@
 A recipe is one Python file: what a VMM does to its guest's clocks in one operation.
 
     docstring                                   what it does; the first line is shown in lists
+    ARCH = "arm64"                              whose calls it makes; x86_64 if it does not say
     SEEN = "source, date"                       where it was seen, if anywhere
     POLICY = {"tsc": "freeze", ...}             what each guest clock is meant to do: run, freeze or advance
     FIX = "other-recipe: why"                   the recipe that does better, where there is one
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 
 from guestclock.errors import UserError
 from guestclock.kvm.api import KvmError, Op
+from guestclock.vmm.clocks import ARCHITECTURES, X86_64, clocks_of
 
 Step = Callable[..., Coroutine[Op, Any, Any]]
 
@@ -41,7 +43,6 @@ PARAMETERS = {
     "restore": ("vm", "snapshot"),
 }
 PAIRS = (("pause", "resume"), ("save", "restore"))
-CLOCKS = ("tsc", "kvmclock")
 POLICIES = ("run", "freeze", "advance")
 
 _serial = count()
@@ -51,7 +52,7 @@ _serial = count()
 class Recipe:
     """A VMM's operation. name: as it was asked for. about: the docstring. policy: empty where the file states none.
 
-    fix: "other-recipe: why", or empty.
+    fix: "other-recipe: why", or empty. arch: X86_64 or ARM64.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Recipe:
     policy: Mapping[str, str]
     path: Path
     fix: str = ""
+    arch: str = X86_64
     create: Step | None = field(default=None, repr=False)
     pause: Step | None = field(default=None, repr=False)
     resume: Step | None = field(default=None, repr=False)
@@ -71,10 +73,11 @@ class Recipe:
         return self.about.partition("\n")[0]
 
 
-def names() -> dict[str, str]:
-    """Each built-in recipe with one line about it."""
+def names(arch: str = "") -> dict[str, str]:
+    """Each built-in recipe with one line about it. arch: of one architecture alone."""
     files = (path for path in sorted(BUILT_IN.glob("*.py")) if path.stem != "__init__")
-    return {_dashed(path.stem): _headline(path) for path in files}
+    found = {_dashed(path.stem): _headline(path) for path in files}
+    return {name: about for name, about in found.items() if not arch or load(name).arch == arch}
 
 
 def load(name: str) -> Recipe:
@@ -126,7 +129,10 @@ def _load(name: str, path: Path, shown: str) -> Recipe:
         raise UserError(f"{shown}:1: not Python: {error}") from None
     module = _execute(code, path, shown)
     lines = _Lines(tree)
-    policy = _policy(module, lines, shown)
+    arch = module.__dict__.get("ARCH", X86_64)
+    if arch not in ARCHITECTURES:
+        raise UserError(f"{shown}:{lines.of('ARCH')}: ARCH: {arch!r}{_near(arch, ARCHITECTURES)}")
+    policy = _policy(module, clocks_of(arch), lines, shown)
     seen = module.__dict__.get("SEEN", "")
     if not isinstance(seen, str):
         raise UserError(f"{shown}:{lines.of('SEEN')}: SEEN: {seen!r}, expected text: source and date")
@@ -135,7 +141,7 @@ def _load(name: str, path: Path, shown: str) -> Recipe:
         raise UserError(f'{shown}:{lines.of("FIX")}: FIX: {fix!r}, expected text like "offset-restore: why"')
     steps = {step: _step(module, step, lines, shown) for step in PARAMETERS}
     _complete(steps, lines, shown)
-    return Recipe(name, inspect.getdoc(module) or "", seen, policy, path, fix, **steps)
+    return Recipe(name, inspect.getdoc(module) or "", seen, policy, path, fix, arch, **steps)
 
 
 def _read(path: Path, shown: str) -> str:
@@ -182,14 +188,15 @@ class _Lines:
         return self._lines.get(name, 1)
 
 
-def _policy(module: ModuleType, lines: _Lines, shown: str) -> Mapping[str, str]:
+def _policy(module: ModuleType, clocks: tuple[str, ...], lines: _Lines, shown: str) -> Mapping[str, str]:
     policy = module.__dict__.get("POLICY", {})
     where = f"{shown}:{lines.of('POLICY')}: POLICY"
     if not isinstance(policy, dict):
-        raise UserError(f'{where}: {policy!r}, expected a dict like {{"tsc": "freeze", "kvmclock": "freeze"}}')
+        like = ", ".join(f'"{clock}": "freeze"' for clock in clocks)
+        raise UserError(f"{where}: {policy!r}, expected a dict like {{{like}}}")
     for clock, meant in policy.items():
-        if clock not in CLOCKS:
-            raise UserError(f"{where}: unknown clock {clock!r}{_near(clock, CLOCKS)}")
+        if clock not in clocks:
+            raise UserError(f"{where}: unknown clock {clock!r}{_near(clock, clocks)}")
         if meant not in POLICIES:
             raise UserError(f"{where}: {clock}: {meant!r}{_near(meant, POLICIES)}")
     return MappingProxyType(dict(policy))

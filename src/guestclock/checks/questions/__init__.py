@@ -1,6 +1,7 @@
 """The properties that the checker asks about, a small object each."""
 
 from guestclock.checks.questions import (
+    counters,
     deadline,
     last_value,
     monotonic,
@@ -9,7 +10,20 @@ from guestclock.checks.questions import (
     policy,
     rates,
     restore,
+    stable,
     together,
 )
 
-__all__ = ["deadline", "last_value", "monotonic", "pages", "pairing", "policy", "rates", "restore", "together"]
+__all__ = [
+    "counters",
+    "deadline",
+    "last_value",
+    "monotonic",
+    "pages",
+    "pairing",
+    "policy",
+    "rates",
+    "restore",
+    "stable",
+    "together",
+]

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from guestclock.checks.asks import Ask, Instant, events_of, guest_windows, name_of, question
-from guestclock.checks.windows import Window, apart
+from guestclock.checks.windows import GuestWindow, apart
 from guestclock.checks.world import Outcome
+from guestclock.vmm.clocks import CLOCKS
 
 
-def _back(outcome: Outcome, earlier: Window, later: Window, clock: str) -> Ask:
+def back(outcome: Outcome, earlier: GuestWindow, later: GuestWindow, clock: str) -> Ask:
+    """How far the later reading can be behind the earlier one."""
     world = outcome.world
-    read: Callable[..., object] = Window.tsc if clock == "tsc" else Window.kvmclock
     who = name_of(earlier) if earlier.vcpu == later.vcpu else f"{name_of(earlier)}, then {name_of(later)}"
     return Ask(
         sense="back",
-        unit="cycles" if clock == "tsc" else "ns",
+        unit=CLOCKS[clock].unit,
         who=who,
         id=f"{clock} {earlier.id} {later.id}",
         events=events_of(earlier, later),
         instants=(Instant.within("a", earlier), Instant.within("b", later)),
         ordered=(("a", "b"),),
-        value=lambda t: apart(read(earlier, world, t("a")), read(later, world, t("b"))),
+        value=lambda t: apart(earlier.read(clock, world, t("a")), later.read(clock, world, t("b"))),
     )
 
 
-def _per_vcpu(outcome: Outcome, clock: str) -> Iterator[Ask]:
-    windows = [w for w in guest_windows(outcome) if clock == "tsc" or w.has_page]
+def per_vcpu(outcome: Outcome, clock: str) -> Iterator[Ask]:
+    """From each of a vCPU's windows to the same or a later one."""
+    windows = [w for w in guest_windows(outcome) if w.has(clock)]
     for later in windows:
         for earlier in windows:
             same = earlier.vcpu == later.vcpu
             if same and (earlier.site, earlier.vm, earlier.index) <= (later.site, later.vm, later.index):
-                yield _back(outcome, earlier, later, clock)
+                yield back(outcome, earlier, later, clock)
+
+
+def across_vcpus(outcome: Outcome, clock: str, windows: list[Any]) -> Iterator[Ask]:
+    """From each window of one vCPU to each of another's of the same VM."""
+    for earlier in windows:
+        for later in windows:
+            if earlier.vcpu != later.vcpu and (earlier.site, earlier.vm) == (later.site, later.vm):
+                yield back(outcome, earlier, later, clock)
 
 
 @question(
@@ -41,7 +52,7 @@ def _per_vcpu(outcome: Outcome, clock: str) -> Iterator[Ask]:
     breaks="delays that never end, scheduler statistics of centuries, databases that order events by it",
 )
 def tsc_never_back(outcome: Outcome) -> Iterator[Ask]:
-    return _per_vcpu(outcome, "tsc")
+    return per_vcpu(outcome, "tsc")
 
 
 @question(
@@ -51,7 +62,7 @@ def tsc_never_back(outcome: Outcome) -> Iterator[Ask]:
     breaks="CLOCK_MONOTONIC goes backwards where the page says STABLE; without it, last_value stops it instead",
 )
 def kvmclock_never_back(outcome: Outcome) -> Iterator[Ask]:
-    return _per_vcpu(outcome, "kvmclock")
+    return per_vcpu(outcome, "kvmclock")
 
 
 @question(
@@ -61,8 +72,4 @@ def kvmclock_never_back(outcome: Outcome) -> Iterator[Ask]:
     breaks="a thread that moves to another vCPU sees CLOCK_MONOTONIC go backwards",
 )
 def kvmclock_agrees(outcome: Outcome) -> Iterator[Ask]:
-    windows = [w for w in guest_windows(outcome) if w.stable]
-    for earlier in windows:
-        for later in windows:
-            if earlier.vcpu != later.vcpu and (earlier.site, earlier.vm) == (later.site, later.vm):
-                yield _back(outcome, earlier, later, "kvmclock")
+    return across_vcpus(outcome, "kvmclock", [w for w in guest_windows(outcome) if w.stable])

@@ -8,8 +8,9 @@ from typing import Any
 
 from guestclock.checks.asks import Ask, Instants, events_of, guest_windows, inside, name_of, of_guest, question
 from guestclock.checks.questions.together import overlap
-from guestclock.checks.windows import PageSpan, Window, apart, kvmclock_by
+from guestclock.checks.windows import apart
 from guestclock.checks.world import Outcome
+from guestclock.checks.x86.windows import PageSpan, Window, kvmclock_by
 
 
 def _stores(outcome: Outcome) -> Iterator[list[PageSpan]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from guestclock.abi.msr import MSR_IA32_TSC
 from guestclock.arith.affine import Symbol
 from guestclock.checks.asks import (
     Ask,
@@ -26,12 +25,12 @@ from guestclock.checks.asks import (
     scaled,
     section,
 )
-from guestclock.checks.windows import BOOT, Window, apart
+from guestclock.checks.windows import BOOT, GuestWindow, apart
 from guestclock.checks.world import Call, Outcome
-from guestclock.kvm import api
+from guestclock.vmm.clocks import CLOCKS
 
 
-def across(outcome: Outcome) -> Iterator[tuple[Window, Window]]:
+def across(outcome: Outcome) -> Iterator[tuple[Any, Any]]:
     """Each vCPU's last window before the operation and its first one after it."""
     windows = guest_windows(outcome)
     for vcpu in sorted({w.vcpu for w in windows}):
@@ -43,27 +42,26 @@ def across(outcome: Outcome) -> Iterator[tuple[Window, Window]]:
 
 
 def _asks(
-    outcome: Outcome, clock: str, before: Window, after: Window, left: Symbol, entered: Symbol,
+    outcome: Outcome, clock: str, before: GuestWindow, after: GuestWindow, left: Symbol, entered: Symbol,
     events: tuple[int, ...], tolerance: int = 0,
 ) -> Iterator[Ask]:  # fmt: skip
     """How far the line after, at `entered`, is from where the policy wants the line before, at `left`, to have come."""
     meant = dict(outcome.spec.policy).get(clock, "")
     if not meant:
         return
-    world, khz = outcome.world, outcome.spec.sites[0].tsc_khz
-    read: Callable[..., Any] = Window.tsc if clock == "tsc" else Window.kvmclock_line
+    world, khz = outcome.world, outcome.spec.sites[0].khz
 
     def gained(t: Callable[[str], Any]) -> Any:
-        passed = apart(read(after, world, t(entered)), read(before, world, t(left)))
+        passed = apart(after.line(clock, world, t(entered)), before.line(clock, world, t(left)))
         units = t(entered) - t(left)
         if meant == "freeze":
             return passed
-        return passed - (elapsed_ns(outcome, units) if clock == "kvmclock" else scaled(units, before.khz, khz))
+        return passed - (scaled(units, before.khz, khz) if CLOCKS[clock].counts else elapsed_ns(outcome, units))
 
     for sense, value in both_ways(gained, "gained", "lost"):
         yield Ask(
             sense=sense,
-            unit="cycles" if clock == "tsc" else "ns",
+            unit=CLOCKS[clock].unit,
             who=name_of(before),
             id=f"{clock} {sense} {before.id} {after.id}",
             events=events,
@@ -74,51 +72,38 @@ def _asks(
         )
 
 
-def _from_guest_to_guest(outcome: Outcome, clock: str) -> Iterator[Ask]:
+def from_guest_to_guest(outcome: Outcome, clock: str) -> Iterator[Ask]:
+    """From the guest's last instruction before the operation to its first one after it."""
     for before, after in across(outcome):
-        if clock == "tsc" or (before.has_page and after.has_page):
+        if before.has(clock) and after.has(clock):
             assert before.closed is not None
             yield from _asks(outcome, clock, before, after, before.closed, after.opened, events_of(before, after))
-
-
-def _captures(clock: str, op: Any, vcpu: int) -> bool:
-    if clock == "kvmclock":
-        return isinstance(op, api.GetClock)
-    if isinstance(op, api.GetMsr):
-        return op.vcpu == vcpu and op.index == MSR_IA32_TSC
-    return isinstance(op, api.StopAllTscs) or (isinstance(op, api.GetTscOffset) and op.vcpu == vcpu)
-
-
-def _sets(clock: str, op: Any, vcpu: int) -> bool:
-    if clock == "kvmclock":
-        return isinstance(op, api.SetClock)
-    if isinstance(op, api.SetMsr):
-        return op.vcpu == vcpu and op.index == MSR_IA32_TSC
-    return isinstance(op, api.StartAllTscs) or (isinstance(op, api.SetTscOffset) and op.vcpu == vcpu)
 
 
 def _ends(outcome: Outcome, clock: str, vcpu: int) -> tuple[Section, Section] | None:
     """The VMM's last call that captured this clock, and its last one that set it; None where it did not do both."""
     taken: Call | None = None
     given: Call | None = None
+    arch = outcome.architecture
     for call in outcome.calls:
         if call.phase == BOOT or call.error:
             continue
         if first_half(outcome, call):
-            taken = call if _captures(clock, call.op, vcpu) else taken
+            taken = call if arch.captures(clock, call.op, vcpu) else taken
         else:
-            given = call if _sets(clock, call.op, vcpu) else given
+            given = call if arch.sets(clock, call.op, vcpu) else given
     return None if taken is None or given is None else (section(outcome, taken), section(outcome, given))
 
 
-def _from_call_to_call(outcome: Outcome, clock: str) -> Iterator[Ask]:
+def from_call_to_call(outcome: Outcome, clock: str) -> Iterator[Ask]:
+    """From the VMM's last reading of the clock to its last write."""
     spec = outcome.spec
     # A call is no instant: KVM reads its clocks somewhere in one section. Where time stands still, that shows.
     stands = dict(spec.policy).get(clock) == "freeze"
-    sections = spec.units(2 * spec.section_ns) if clock == "tsc" else 2 * spec.section_ns
+    sections = spec.units(2 * spec.section_ns) if CLOCKS[clock].counts else 2 * spec.section_ns
     for before, after in across(outcome):
         ends = _ends(outcome, clock, before.vcpu)
-        if ends is None or (clock == "kvmclock" and not (before.has_page and after.has_page)):
+        if ends is None or not (before.has(clock) and after.has(clock)):
             continue
         taken, given = ends
         events = (*events_of(before), after.opener, taken.number, given.number)
@@ -132,7 +117,7 @@ def _from_call_to_call(outcome: Outcome, clock: str) -> Iterator[Ask]:
     breaks="a guest that keeps time by its TSC sees the operation, or sees it wrong",
 )
 def tsc_policy(outcome: Outcome) -> Iterator[Ask]:
-    return _from_guest_to_guest(outcome, "tsc")
+    return from_guest_to_guest(outcome, "tsc")
 
 
 @question(
@@ -142,7 +127,7 @@ def tsc_policy(outcome: Outcome) -> Iterator[Ask]:
     breaks="CLOCK_MONOTONIC of a guest on kvm-clock jumps, or loses the time of the operation",
 )
 def kvmclock_policy(outcome: Outcome) -> Iterator[Ask]:
-    return _from_guest_to_guest(outcome, "kvmclock")
+    return from_guest_to_guest(outcome, "kvmclock")
 
 
 @question(
@@ -152,7 +137,7 @@ def kvmclock_policy(outcome: Outcome) -> Iterator[Ask]:
     breaks="the VMM's own sums are wrong: however fast its calls follow each other, the TSC comes out elsewhere",
 )
 def tsc_policy_calls(outcome: Outcome) -> Iterator[Ask]:
-    return _from_call_to_call(outcome, "tsc")
+    return from_call_to_call(outcome, "tsc")
 
 
 @question(
@@ -162,4 +147,4 @@ def tsc_policy_calls(outcome: Outcome) -> Iterator[Ask]:
     breaks="the VMM's own sums are wrong: however fast its calls follow each other, kvmclock comes out elsewhere",
 )
 def kvmclock_policy_calls(outcome: Outcome) -> Iterator[Ask]:
-    return _from_call_to_call(outcome, "kvmclock")
+    return from_call_to_call(outcome, "kvmclock")

@@ -17,9 +17,10 @@ from guestclock.checks.asks import (
     same_half,
     scaled,
 )
-from guestclock.checks.windows import BOOT, Window, apart
+from guestclock.checks.windows import BOOT, GuestWindow, apart
 from guestclock.checks.world import Outcome
 from guestclock.kvm import api
+from guestclock.vmm.clocks import CLOCKS
 
 KVMCLOCK_PPM = TSC_PPM = 1
 """RAW and the page round their scales to within 0.0003 ppm, a ratio to within 0.0003 ppm: 1 ppm is none of these."""
@@ -27,15 +28,14 @@ KVMCLOCK_PPM = TSC_PPM = 1
 NTP_PPM = 1
 
 
-def _rate(outcome: Outcome, earlier: Window, later: Window, clock: str, ppm: int) -> Iterator[Ask]:
-    world, khz = outcome.world, outcome.spec.sites[0].tsc_khz
-    read: Callable[..., Any] = Window.tsc if clock == "tsc" else Window.kvmclock
+def _rate(outcome: Outcome, earlier: GuestWindow, later: GuestWindow, clock: str, ppm: int) -> Iterator[Ask]:
+    world, khz = outcome.world, outcome.spec.sites[0].khz
 
     def off(sign: int) -> Callable[[Instants], Any]:
         def value(t: Instants) -> Any:
             units = t("b") - t("a")
-            passed = apart(read(later, world, t("b")), read(earlier, world, t("a")))
-            meant = elapsed_ns(outcome, units) if clock == "kvmclock" else scaled(units, earlier.khz, khz)
+            passed = apart(later.read(clock, world, t("b")), earlier.read(clock, world, t("a")))
+            meant = scaled(units, earlier.khz, khz) if CLOCKS[clock].counts else elapsed_ns(outcome, units)
             return (passed - meant) * sign - scaled(meant, ppm, 1_000_000)
 
         return value
@@ -43,7 +43,7 @@ def _rate(outcome: Outcome, earlier: Window, later: Window, clock: str, ppm: int
     for sense, sign in (("fast", 1), ("slow", -1)):
         yield Ask(
             sense=f"{sense} by more than {ppm} ppm",
-            unit="cycles" if clock == "tsc" else "ns",
+            unit=CLOCKS[clock].unit,
             who=name_of(earlier),
             id=f"{clock} {sense} {earlier.id} {later.id}",
             events=events_of(earlier, later),
@@ -54,8 +54,9 @@ def _rate(outcome: Outcome, earlier: Window, later: Window, clock: str, ppm: int
         )
 
 
-def _rates(outcome: Outcome, clock: str, ppm: int) -> Iterator[Ask]:
-    windows = [w for w in guest_windows(outcome) if clock == "tsc" or w.has_page]
+def rates(outcome: Outcome, clock: str, ppm: int) -> Iterator[Ask]:
+    """Over each of a vCPU's windows, and from each to the later ones on the same side of the operation."""
+    windows = [w for w in guest_windows(outcome) if w.has(clock)]
     for earlier in windows:
         for later in windows:
             one = earlier.who == later.who and earlier.index <= later.index
@@ -71,7 +72,7 @@ def _rates(outcome: Outcome, clock: str, ppm: int) -> Iterator[Ask]:
     default=False,
 )
 def kvmclock_rate(outcome: Outcome) -> Iterator[Ask]:
-    return _rates(outcome, "kvmclock", KVMCLOCK_PPM)
+    return rates(outcome, "kvmclock", KVMCLOCK_PPM)
 
 
 @question(
@@ -82,7 +83,7 @@ def kvmclock_rate(outcome: Outcome) -> Iterator[Ask]:
     default=False,
 )
 def tsc_rate(outcome: Outcome) -> Iterator[Ask]:
-    return _rates(outcome, "tsc", TSC_PPM)
+    return rates(outcome, "tsc", TSC_PPM)
 
 
 @question(
@@ -94,13 +95,13 @@ def tsc_rate(outcome: Outcome) -> Iterator[Ask]:
 )
 def ntp_not_fed_through(outcome: Outcome) -> Iterator[Ask]:
     """Between two KVM_SET_CLOCKs: what the VMM does to the clock is not NTP's doing."""
-    world, khz = outcome.world, outcome.spec.sites[0].tsc_khz
+    world, khz = outcome.world, outcome.spec.sites[0].khz
     windows = [w for w in guest_windows(outcome) if w.has_page]
-    first: dict[tuple[Any, ...], Window] = {}
+    first: dict[tuple[Any, ...], Any] = {}
     for later in windows:
         stretch = first.setdefault((later.who, _clocks_set(outcome, later)), later)
 
-        def off(sign: int, earlier: Window = stretch, later: Window = later) -> Callable[[Instants], Any]:
+        def off(sign: int, earlier: Any = stretch, later: Any = later) -> Callable[[Instants], Any]:
             def value(t: Instants) -> Any:
                 a, b = t(earlier.opened), t("b")
                 passed = apart(later.kvmclock(world, b), earlier.kvmclock(world, a))
@@ -124,7 +125,7 @@ def ntp_not_fed_through(outcome: Outcome) -> Iterator[Ask]:
             )
 
 
-def _clocks_set(outcome: Outcome, window: Window) -> int:
+def _clocks_set(outcome: Outcome, window: GuestWindow) -> int:
     """How many KVM_SET_CLOCKs of its VM this window comes after."""
     names = {e.name: n for n, e in enumerate(outcome.world.events)}
     done = [

@@ -7,22 +7,23 @@ from itertools import permutations
 from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
-from guestclock.arith import kvm_get_time_scale, pvclock_scale_delta, u64
-from guestclock.checks.asks import Ask, Section, both_ways, events_of, name_of, question, section
+from guestclock.checks.asks import Ask, both_ways, events_of, name_of, question, section
 from guestclock.checks.questions.policy import across
 from guestclock.checks.twice import RESTORED
-from guestclock.checks.windows import VmClock, Window, apart
+from guestclock.checks.windows import apart
 from guestclock.checks.world import Outcome
 from guestclock.kvm import api
+from guestclock.vmm.clocks import ARM64, X86_64
 
 NSEC_PER_SEC = 1_000_000_000
 
 
 @question(
     "idempotent-restore",
-    "a snapshot that is restored twice leaves the same TSC offsets and the same kvmclock as restored once",
+    "a snapshot that is restored twice leaves the same counter offsets and the same kvmclock as restored once",
     source="2021-07, KVM: Add idempotent controls for migrating system counter state (Upton)",
     breaks="a VMM that tries again, or is preempted between reading and writing, moves the guest's clocks by that time",
+    arch=(X86_64, ARM64),
     default=False,
 )
 def idempotent_restore(outcome: Outcome) -> Iterator[Ask]:
@@ -33,36 +34,10 @@ def idempotent_restore(outcome: Outcome) -> Iterator[Ask]:
         return
     once, twice = (section(outcome, call) for call in notes[:2])
     where = notes[1].site, outcome.vms[-1][1]
-    for vcpu in sorted({p.vcpu for p in outcome.tracker.pages() if (p.site, p.vm) == where}):
-        spans = [p for p in outcome.tracker.pages() if p.who == (*where, vcpu)]
-        old, new = _at(spans, once), _at(spans, twice)
-        yield from _moved(
-            f"vCPU {vcpu}'s TSC", "cycles", f"{where} {vcpu}", (once.number, twice.number),
-            lambda t, old=old, new=new: apart(new.offset, old.offset), spec.units(2 * spec.section_ns),
-        )  # fmt: skip
-    clocks = [c for c in outcome.tracker.clocks if (c.site, c.vm) == where]
-    was, became = _at(clocks, once), _at(clocks, twice)
-    if (was.snapshot is None) == (became.snapshot is None):
-        yield from _moved(
-            "kvmclock", "ns", f"{where} kvmclock", (once.number, twice.number),
-            lambda t: apart(_kvmclock(outcome, became, t(twice.end)), _kvmclock(outcome, was, t(twice.end))),
-            2 * spec.section_ns,
-        )  # fmt: skip
-
-
-def _at(spans: list[Any], when: Section) -> Any:
-    return [span for span in spans if span.opener <= when.number][-1]
-
-
-def _kvmclock(outcome: Outcome, clock: VmClock, t: Any) -> Any:
-    """KVM's own kvmclock at instant t, ns: by the snapshot (definition C), or only its offset where there is none."""
-    if clock.snapshot is None:
-        return clock.offset
-    machine = outcome.kvms[clock.site].host.machine
-    host_tsc, base_ns = clock.snapshot
-    shift, mul = kvm_get_time_scale(NSEC_PER_SEC, machine.cpu_khz(0) * 1000)
-    delta = u64(machine.counter.at(outcome.world.ps_of(t)) - host_tsc)
-    return base_ns + clock.offset + pvclock_scale_delta(delta, mul, shift)
+    for left in outcome.architecture.left(outcome, where, once, twice):
+        slack_ns = 2 * spec.section_ns
+        slack = slack_ns if left.unit == "ns" else spec.units(slack_ns)
+        yield from _moved(left.who, left.unit, f"{where} {left.who}", (once.number, twice.number), left.moved, slack)
 
 
 def _moved(who: str, unit: str, id_: str, events: tuple[int, ...], value: Any, tolerance: int) -> Iterator[Ask]:
@@ -91,7 +66,7 @@ def guest_apart_kept(outcome: Outcome) -> Iterator[Ask]:
     if not wants_apart(outcome):
         return
     world = outcome.world
-    pairs: list[tuple[Window, Window]] = list(across(outcome))
+    pairs: list[tuple[Any, Any]] = list(across(outcome))
     for (x, later_x), (y, later_y) in permutations(pairs, 2):
         ends = x.closed or "", later_x.opened
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from guestclock.errors import UserError
+from guestclock.kvm.model.architectures import ARCHITECTURES, Architecture
 from guestclock.kvm.model.executor import ModelKvm, Spawner
 from guestclock.kvm.model.patch import load
-from guestclock.kvm.model.x86.kernels import KERNELS
-from guestclock.kvm.model.x86.kvm import X86Kvm
-from guestclock.kvm.model.x86.overlays import OVERLAYS
-from guestclock.kvm.model.x86.profile import Profile
+from guestclock.kvm.model.profile import AnyProfile, on_its_architecture
 from guestclock.machine import Machine
 from guestclock.sim import Emit
 
@@ -20,11 +19,11 @@ _FILE = re.compile(r"(?P<path>.+?\.py)(?P<overlays>\+.*)?", re.DOTALL)
 """A file's path may have a `+` in it."""
 
 
-def lookup(name: str) -> Profile:
-    """The profile of "linux-6.12", "6.12", "pvm", "my_patch.py" or "linux-6.12+exact5+periodic-masterclock=60s".
+def lookup(name: str) -> Any:
+    """The profile of "linux-6.12", "6.12-arm64", "pvm", "my_patch.py" or "linux-6.12+exact5+periodic-masterclock=60s".
 
     A profile's name looks itself up: a file's is its path as given here, the name that the file gives is in `about`.
-    Raises UserError that names what is unknown and what comes close.
+    Answers the Profile of its architecture. Raises UserError that names what is unknown and what comes close.
     """
     file = _FILE.fullmatch(name)
     if file is None:
@@ -35,11 +34,12 @@ def lookup(name: str) -> Profile:
         path = file["path"].strip()
         profile = load(path)
         profile = profile.but(name=path, about=f"{profile.name}: {profile.about}")
+    arch = ARCHITECTURES[profile.arch]
     for text in overlays:
         key, _, value = text.strip().partition("=")
-        overlay = OVERLAYS.get(key)
+        overlay = arch.overlays.get(key)
         if overlay is None:
-            raise UserError(f"kernel {name!r}: unknown overlay {key!r}{_close(key, list(OVERLAYS))}")
+            raise UserError(f"kernel {name!r}: {_no_overlay(key, arch)}")
         if value and not overlay.parameter:
             raise UserError(f"kernel {name!r}: overlay {key!r} takes no value, got {value!r}")
         profile = overlay.lay(profile, value)
@@ -47,27 +47,44 @@ def lookup(name: str) -> Profile:
     return profile
 
 
-def names() -> dict[str, str]:
-    """Each kernel, and each overlay with a leading `+`, with one line about it."""
-    kernels = {name: profile.about for name, profile in KERNELS.items()}
-    return kernels | {f"+{name}": overlay.about for name, overlay in OVERLAYS.items()}
+def names(arch: str = "") -> dict[str, str]:
+    """Each kernel, and each overlay with a leading `+`, with one line about it. arch: of one architecture alone."""
+    chosen = [ARCHITECTURES[arch]] if arch else list(ARCHITECTURES.values())
+    kernels = {name: profile.about for one in chosen for name, profile in one.kernels.items()}
+    return kernels | {f"+{name}": overlay.about for one in chosen for name, overlay in one.overlays.items()}
 
 
 def model_kvm(
-    machine: Machine, profile: Profile, scheduler: Spawner, emit: Emit | None = None, options: Any = None
+    machine: Machine, profile: AnyProfile, scheduler: Spawner, emit: Emit | None = None, options: Any = None
 ) -> ModelKvm[Any, Any]:
-    """The KVM of a kernel on a machine of its architecture. options: that architecture's KvmOptions, or None."""
-    return X86Kvm(machine, profile, scheduler, emit, options)
+    """The KVM of a kernel on a machine of its architecture. options: that architecture's KvmOptions, or None.
+
+    Raises UserError for a kernel of another architecture.
+    """
+    on_its_architecture(profile, machine)
+    kvm: Any = ARCHITECTURES[profile.arch].kvm
+    return kvm(machine, profile, scheduler, emit, options)  # type: ignore[no-any-return]
 
 
-def _kernel(name: str) -> Profile:
-    profile = KERNELS.get(name) or KERNELS.get(f"linux-{name}")
-    if profile is None:
-        raise UserError(f"kernel {name!r} is unknown{_close(name, list(KERNELS))}")
-    return profile
+def _kernel(name: str) -> AnyProfile:
+    known = [kernel for arch in ARCHITECTURES.values() for kernel in arch.kernels]
+    for arch in ARCHITECTURES.values():
+        profile = arch.kernels.get(name) or arch.kernels.get(f"linux-{name}")
+        if profile is not None:
+            return profile
+    raise UserError(f"kernel {name!r} is unknown{_close(name, known)}")
 
 
-def _close(name: str, known: list[str]) -> str:
+def _no_overlay(key: str, arch: Architecture) -> str:
+    for other in ARCHITECTURES.values():
+        if key in other.overlays:
+            return f"overlay {key!r} is for {other.name}, this kernel is {arch.name}: expected one of " + ", ".join(
+                arch.overlays
+            )
+    return f"unknown overlay {key!r}{_close(key, list(arch.overlays))}"
+
+
+def _close(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known) or get_close_matches(f"linux-{name}", known)
     meant = " or ".join(repr(n) for n in near)
     return f" (did you mean {meant}?)" if near else f", expected one of {', '.join(known)}"

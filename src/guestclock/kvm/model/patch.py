@@ -19,15 +19,14 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from guestclock.errors import UserError
+from guestclock.kvm.model.architectures import ARCHITECTURES, Architecture
 from guestclock.kvm.model.hooks import Hook
-from guestclock.kvm.model.x86.kernels import KERNELS, LINUX_6_12
-from guestclock.kvm.model.x86.profile import HOOKS, Profile
+from guestclock.kvm.model.profile import AnyProfile
 
 _EXAMPLE = "expected PROFILE = LINUX_6_12.but(name=..., about=..., <hook point>=<rule>)"
-_BASE_CLOCKS = ("raw", "boottime")
 
 
-def load(path: str | Path) -> Profile:
+def load(path: str | Path) -> AnyProfile:
     """The profile that the file at `path` calls PROFILE; one that has no name of its own gets the file's.
 
     Nothing is written beside the file. Raises UserError.
@@ -39,12 +38,13 @@ def load(path: str | Path) -> Profile:
     if not hasattr(module, "PROFILE"):
         raise _wrong(path, len(source.splitlines()) or 1, f"no PROFILE up to here, {_EXAMPLE}")
     profile, line = module.PROFILE, _line_of_profile(tree)
-    if not isinstance(profile, Profile):
+    if not isinstance(profile, AnyProfile):
         raise _wrong(path, line, f"PROFILE is of type {type(profile).__name__}, {_EXAMPLE}")
-    for hook in HOOKS:
+    arch = ARCHITECTURES[profile.arch]
+    for hook in arch.hooks:
         _check_rule(path, line, hook, getattr(profile, hook.name))
-    _check_facts(path, line, profile)
-    return profile.but(name=path.stem) if profile.name in KERNELS else profile
+    _check_facts(path, line, profile, arch)
+    return profile.but(name=path.stem) if profile.name in arch.kernels else profile
 
 
 def _wrong(path: Path, line: int, what: str) -> UserError:
@@ -120,11 +120,13 @@ def _check_rule(path: Path, line: int, hook: Hook[Any], rule: Callable[..., Any]
         raise _wrong(path, line, f"{name} at {hook.name} is `async def`, expected a plain function")
 
 
-def _check_facts(path: Path, line: int, profile: Profile) -> None:
-    hooks = [hook.name for hook in HOOKS]
-    for fact in (f.name for f in fields(Profile) if f.name not in hooks):
-        value, kind = getattr(profile, fact), type(getattr(LINUX_6_12, fact))
+def _check_facts(path: Path, line: int, profile: AnyProfile, arch: Architecture) -> None:
+    hooks = [hook.name for hook in arch.hooks]
+    for fact in (f.name for f in fields(type(arch.baseline)) if f.name not in hooks):
+        value, kind = getattr(profile, fact), type(getattr(arch.baseline, fact))
         if type(value) is not kind:
             raise _wrong(path, line, f"{fact} is {value!r}, expected a value of type {kind.__name__}")
-    if profile.base_clock not in _BASE_CLOCKS:
-        raise _wrong(path, line, f"base_clock is {profile.base_clock!r}, expected one of {', '.join(_BASE_CLOCKS)}")
+    for fact, choices in arch.choices.items():
+        if getattr(profile, fact) not in choices:
+            told = ", ".join(choice or "nothing" for choice in choices)
+            raise _wrong(path, line, f"{fact} is {getattr(profile, fact)!r}, expected one of {told}")

@@ -11,7 +11,7 @@ from guestclock.kvm.api import Host, KvmError, Op
 from guestclock.kvm.model import names
 from guestclock.kvm.model.x86 import X86Kvm
 
-KERNELS = [name for name in names() if not name.startswith("+")]
+KERNELS = [name for name in names("x86_64") if not name.startswith("+")]
 
 OPS: tuple[Op, ...] = (
     api.CheckExtension(39),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import pytest
+from tests.kvm.model.footprints import Fields, Step, WatchedWorld, watched
 from tests.kvm.model.x86.bench import TSC, S, vm_with
-from tests.kvm.model.x86.footprints import Fields, Step, WatchedWorld, watched
 
 from guestclock.kvm.api import Host, KvmclockCtrl, Note, Peek, ReadClocks, Run, SetClock, SetMsr, Wrmsr
 from guestclock.sim import State

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.kvm.model.unknown import Unknown, World, known
 from tests.kvm.model.x86.bench import TSC, S, vm_with
-from tests.kvm.model.x86.unknown import Unknown, World, known
 
 from guestclock.kvm import api
 from guestclock.kvm.api import (
@@ -27,8 +27,8 @@ from guestclock.kvm.model import lookup, names
 from guestclock.kvm.model.x86 import KvmOptions
 from guestclock.machine import HostSpec
 
-KERNELS = [name for name in names() if not name.startswith("+")]
-OVERLAYS = [name for name in names() if name.startswith("+")]
+KERNELS = [name for name in names("x86_64") if not name.startswith("+")]
+OVERLAYS = [name for name in names("x86_64") if name.startswith("+")]
 SECOND = S
 WALL_CLOCK, REFERENCE_TSC, TIME_REF_COUNT, TSC_ADJUST = 0x4B564D00, 0x40000021, 0x40000020, 0x3B
 

@@ -13,7 +13,7 @@ from guestclock.kvm.api import Host
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import KvmOptions
 from guestclock.kvm.model.x86.timers import KernelTimers
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Timeline
 
 NS = [1, 4_000_000, 100_000_000, 60 * S, 300 * S, 40 * 86_400 * S]
@@ -26,7 +26,7 @@ def widths() -> None:
 
 def timers(kernel: str, now_ps: int, latency_ns: int = 0, **spec) -> KernelTimers:
     timeline = Timeline()
-    machine = Machine(timeline, HostSpec(**spec))
+    machine = X86Machine(timeline, HostSpec(**spec))
     timeline.now_ps = now_ps
     return KernelTimers(machine, lookup(kernel), latency_ns)
 

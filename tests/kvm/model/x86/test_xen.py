@@ -9,7 +9,7 @@ from guestclock.errors import UserError
 from guestclock.kvm.api import Host, KvmError
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm
-from guestclock.machine import HostSpec, Machine
+from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Scheduler, Timeline
 
 XEN = KvmOptions(xen_time_pages=True)
@@ -126,4 +126,4 @@ def test_kernels_without_xen_refuse():
     kernels = ("linux-2.6.36", "linux-5.10", "linux-5.15", "linux-6.12", "linux-7.2", "pvm")
     assert [Bench(k).run(init) for k in kernels] == ["ENOTTY", "ENOTTY", "", "", "", "ENOTTY"]
     with pytest.raises(UserError, match=r"linux-5\.10: no pages for Xen guests"):
-        X86Kvm(Machine(Timeline(), HostSpec()), lookup("linux-5.10"), Scheduler(Timeline()), None, XEN)
+        X86Kvm(X86Machine(Timeline(), HostSpec()), lookup("linux-5.10"), Scheduler(Timeline()), None, XEN)

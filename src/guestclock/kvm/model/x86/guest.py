@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from guestclock.abi.pvclock import PVCLOCK_GUEST_STOPPED
+from guestclock.errors import UserError
 from guestclock.kvm.api import (
     ClearGuestStopped,
     ClockReading,
@@ -15,12 +16,13 @@ from guestclock.kvm.api import (
     ReadClocks,
     Wrmsr,
 )
+from guestclock.kvm.model.mutex import lock, unlock
 from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.kvmclock import kvmclock_b
 from guestclock.kvm.model.x86.lifecycle import vcpu_load, vcpu_put
 from guestclock.kvm.model.x86.msr import get_msr, set_msr
 from guestclock.kvm.model.x86.nested import enter_l2, exit_l2
-from guestclock.kvm.model.x86.run import enter_guest, exit_guest, lock, unlock
+from guestclock.kvm.model.x86.run import enter_guest, exit_guest
 from guestclock.kvm.model.x86.state import SystemTimePage, VcpuTime
 from guestclock.kvm.model.x86.tsc import guest_tsc, l1_tsc_now, rdtsc
 from guestclock.kvm.record import as_json
@@ -90,7 +92,7 @@ async def act(vcpu: VcpuTime, action: GuestAction) -> Any:
             return enter_l2(vcpu, offset, ratio)
         case ExitL2():
             return exit_l2(vcpu)
-    raise AssertionError(action)
+    raise UserError(f"Run: {type(action).__name__} is nothing that an x86 guest does")
 
 
 async def read_clocks(vcpu: VcpuTime) -> ClockReading:

@@ -8,10 +8,11 @@ from typing import Any
 from guestclock.arith import scale_tsc
 from guestclock.errors import UserError
 from guestclock.kvm.model.executor import Spawner
+from guestclock.kvm.model.profile import on_its_architecture
 from guestclock.kvm.model.x86.profile import Profile
 from guestclock.kvm.model.x86.state import KvmState, VmTime
 from guestclock.kvm.model.x86.timers import KernelTimers, Timers
-from guestclock.machine import Machine
+from guestclock.machine import X86Machine
 from guestclock.sim import PS_PER_S, Emit, Event
 
 
@@ -43,8 +44,9 @@ class KvmHost:
     """
 
     def __init__(
-        self, machine: Machine, profile: Profile, spawner: Spawner, emit: Emit | None, options: KvmOptions
+        self, machine: X86Machine, profile: Profile, spawner: Spawner, emit: Emit | None, options: KvmOptions
     ) -> None:
+        on_its_architecture(profile, machine)
         self.machine, self.profile, self.spawner, self.emit, self.options = machine, profile, spawner, emit, options
         if (options.xen_time_pages or options.xen_pvclock_tsc_unstable) and not profile.xen:
             raise UserError(f"kernel {profile.name}: no pages for Xen guests, expected linux-5.15 or later")

@@ -11,6 +11,7 @@ from guestclock.errors import UserError
 from guestclock.kvm import api
 from guestclock.kvm.api import ClockData, ClockReading, KvmError, Op
 from guestclock.kvm.model.executor import Handler, ModelKvm, Spawner, handles
+from guestclock.kvm.model.mutex import lock, unlock
 from guestclock.kvm.model.x86 import guest, lifecycle, run
 from guestclock.kvm.model.x86.host import KvmHost, KvmOptions
 from guestclock.kvm.model.x86.kvmclock import KVM_CLOCK_REALTIME
@@ -21,7 +22,7 @@ from guestclock.kvm.model.x86.state import VcpuTime, VmTime
 from guestclock.kvm.model.x86.stopped import start_all_tscs, stop_all_tscs
 from guestclock.kvm.model.x86.tsc import kvm_set_tsc_khz, write_tsc_offset_attribute
 from guestclock.kvm.model.x86.xen import kvm_xen_shared_info_init
-from guestclock.machine import Machine
+from guestclock.machine import X86Machine
 from guestclock.sim import Emit, cp
 
 _HANDLERS: dict[type[Op], Handler] = dict(ModelKvm.handlers)
@@ -42,7 +43,7 @@ class X86Kvm(ModelKvm[VmTime, VcpuTime]):
 
     def __init__(
         self,
-        machine: Machine,
+        machine: X86Machine,
         profile: Profile,
         scheduler: Spawner,
         emit: Emit | None = None,
@@ -141,11 +142,11 @@ async def _set_tsc_khz(self: X86Kvm, op: api.SetTscKhz) -> None:
         vm.default_tsc_khz = khz
         return
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     lifecycle.vcpu_load(vcpu)
     kept = kvm_set_tsc_khz(vcpu, khz)
     lifecycle.vcpu_put(vcpu)
-    run.unlock(vcpu)
+    unlock(vcpu)
     if not kept:
         raise KvmError("EINVAL", op, f"{khz} kHz cannot be given, but virtual_tsc_khz is {khz} now")
 
@@ -160,8 +161,8 @@ async def _get_tsc_khz(self: X86Kvm, op: api.GetTscKhz) -> int:
     if not profile.vcpu_khz_ioctl:
         raise KvmError("EINVAL", op, "the ioctl exists since 2.6.39")
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
-    run.unlock(vcpu)
+    await lock(vcpu, op.name)
+    unlock(vcpu)
     return vcpu.virtual_tsc_khz
 
 
@@ -198,13 +199,13 @@ async def _xen_shared_info_init(self: X86Kvm, op: api.XenSharedInfoInit) -> None
 async def _set_msr(self: X86Kvm, op: api.SetMsr) -> None:
     vcpu = self.vcpu(op)
     if vcpu.mutex:
-        await run.lock(vcpu, op.name)
+        await lock(vcpu, op.name)
     else:
         vcpu.mutex = True
     lifecycle.vcpu_load(vcpu)
     accepted = await set_msr(vcpu, op.index, u64(op.data), by_host=True)
     lifecycle.vcpu_put(vcpu)
-    run.unlock(vcpu)
+    unlock(vcpu)
     if not accepted:
         raise KvmError("EINVAL", op, f"MSR {op.index:#x} refused")
 
@@ -212,11 +213,11 @@ async def _set_msr(self: X86Kvm, op: api.SetMsr) -> None:
 @_handles(api.GetMsr)
 async def _get_msr(self: X86Kvm, op: api.GetMsr) -> int:
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     lifecycle.vcpu_load(vcpu)
     value = get_msr(vcpu, op.index, by_host=True)
     lifecycle.vcpu_put(vcpu)
-    run.unlock(vcpu)
+    unlock(vcpu)
     if value is None:
         raise KvmError("EINVAL", op, f"MSR {op.index:#x} refused")
     return value
@@ -227,11 +228,11 @@ async def _set_tsc_offset(self: X86Kvm, op: api.SetTscOffset) -> None:
     vcpu = self.vcpu(op)
     if not self.host.profile.offset_attribute:
         raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     lifecycle.vcpu_load(vcpu)
     write_tsc_offset_attribute(vcpu, u64(op.offset))
     lifecycle.vcpu_put(vcpu)
-    run.unlock(vcpu)
+    unlock(vcpu)
 
 
 @_handles(api.GetTscOffset)
@@ -239,34 +240,34 @@ async def _get_tsc_offset(self: X86Kvm, op: api.GetTscOffset) -> int:
     vcpu = self.vcpu(op)
     if not self.host.profile.offset_attribute:
         raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
-    await run.lock(vcpu, op.name)
-    run.unlock(vcpu)
+    await lock(vcpu, op.name)
+    unlock(vcpu)
     return vcpu.l1_tsc_offset
 
 
 @_handles(api.EnableKvmclock)
 async def _enable_kvmclock(self: X86Kvm, op: api.EnableKvmclock) -> None:
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     lifecycle.vcpu_load(vcpu)
     msr = MSR_KVM_SYSTEM_TIME if op.old else MSR_KVM_SYSTEM_TIME_NEW
     await set_msr(vcpu, msr, system_time_gpa(vcpu.index) | 1, by_host=True)
     lifecycle.vcpu_put(vcpu)
-    run.unlock(vcpu)
+    unlock(vcpu)
 
 
 @_handles(api.KvmclockCtrl)
 async def _kvmclock_ctrl(self: X86Kvm, op: api.KvmclockCtrl) -> None:
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     if not self.host.profile.kvmclock_ctrl:
-        run.unlock(vcpu)
+        unlock(vcpu)
         raise KvmError("EINVAL", op, "the ioctl exists since 3.5")  # from memory, not checked
     active = vcpu.pv_time is not None
     if active:
         vcpu.pvclock_set_guest_stopped_request = True
         vcpu.req_clock_update = True
-    run.unlock(vcpu)
+    unlock(vcpu)
     if not active:
         raise KvmError("EINVAL", op, "no active system-time page")
 
@@ -274,14 +275,14 @@ async def _kvmclock_ctrl(self: X86Kvm, op: api.KvmclockCtrl) -> None:
 @_handles(api.Run)
 async def _run(self: X86Kvm, op: api.Run) -> list[Any]:
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     return await guest.run(vcpu, op.actions)
 
 
 @_handles(api.Start)
 async def _start(self: X86Kvm, op: api.Start) -> None:
     vcpu = self.vcpu(op)
-    await run.lock(vcpu, op.name)
+    await lock(vcpu, op.name)
     vcpu.running = True
     self.host.spawner.spawn(f"VM {op.vm} vCPU {op.vcpu}", run.thread(vcpu), daemon=True)
 

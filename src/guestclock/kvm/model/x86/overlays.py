@@ -1,27 +1,11 @@
-"""Overlays: single rules that can be laid over any kernel, written `linux-6.12+exact5`."""
+"""The overlays of x86 kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from guestclock.errors import UserError
+from guestclock.kvm.model.overlay import Overlay, plain
 from guestclock.kvm.model.x86 import kvmclock, matching, page, tsc, updates
 from guestclock.kvm.model.x86.profile import Profile
-
-
-@dataclass(frozen=True, slots=True)
-class Overlay:
-    """A change to a kernel. parameter: its unit if it takes `=value`, else empty."""
-
-    name: str
-    about: str
-    lay: Callable[[Profile, str], Profile]
-    parameter: str = ""
-
-
-def _plain(name: str, about: str, **changes: object) -> Overlay:
-    return Overlay(name, about, lambda profile, _: profile.but(**changes))
 
 
 def seconds(text: str, what: str) -> int:
@@ -49,99 +33,99 @@ _MATCH_1S = {
 OVERLAYS: dict[str, Overlay] = {
     overlay.name: overlay
     for overlay in (
-        _plain("no-matching", "P0: every TSC write stands for itself", tsc_matching=matching.never),
-        _plain(
+        plain("no-matching", "P0: every TSC write stands for itself", tsc_matching=matching.never),
+        plain(
             "exact5",
             "P1: the same value within 5 s is in sync (Aug 2010, f38e098ff3a3)",
             tsc_matching=matching.same_value_within_5s,
             matched_stable=matching.last_offset_anchored,
             matched_unstable=matching.offset_moved_by_host_cycles,
         ),
-        _plain(
+        plain(
             "close5",
             "P2: a value within 5 s of cycles, within 5 s, is in sync (2.6.37, 46543ba45fc4)",
             tsc_matching=matching.close_value_within_5s,
             matched_stable=matching.last_offset_anchored,
             matched_unstable=matching.offset_moved_by_host_cycles,
         ),
-        _plain(
+        plain(
             "1s",
             "P3: meant as within 1 s of the expected value, with µs taken for ns (5d3cb0f6a8e3)",
             tsc_matching=matching.microseconds_taken_for_nanoseconds,
             matched_stable=matching.last_offset_anchored,
             matched_unstable=matching.value_moved_anchored,
         ),
-        _plain(
+        plain(
             "sliding",
             "P4: as 1s, and the window moves on with each write (4dd7980b2140)",
             tsc_matching=matching.microseconds_taken_for_nanoseconds,
             matched_stable=matching.last_offset_sliding,
             matched_unstable=matching.value_moved,
         ),
-        _plain(
+        plain(
             "generations",
             "P5: matched writes join a generation and get its offset (3.4, e26101b116a6)",
             tsc_record=matching.generations,
             **_MATCH_1S,
         ),
-        _plain(
+        plain(
             "usdiff",
             "P6: within 1 s of the expected value, reckoned in µs (02626b6af5d2)",
             tsc_matching=matching.within_1s_in_microseconds,
             matched_stable=matching.generation_offset,
             matched_unstable=matching.value_moved_by_microseconds,
         ),
-        _plain(
+        plain(
             "masterclock-toggle",
             "P7: a new snapshot only when the masterclock goes on or off (3.8)",
             masterclock_request=matching.on_toggle,
         ),
-        _plain(
+        plain(
             "masterclock-always",
             "P8: a new snapshot at every tracked TSC write (3.19, 7f187922ddf6)",
             masterclock_request=matching.always,
         ),
-        _plain(
+        plain(
             "expected1s",
             "P9: 0, or within 1 s of the expected value in cycles (4.12, bd8fab39cd4f)",
             tsc_matching=matching.expected_within_1s,
             **_MATCH_1S,
         ),
-        _plain(
+        plain(
             "user-set-tsc",
             "P12: as expected1s, but the first value userspace writes is never corrected (6.7, bf328e22e472)",
             tsc_matching=matching.expected_within_1s_after_first_user_write,
             **_MATCH_1S,
         ),
-        _plain(
+        plain(
             "newgen-only",
             "P13: a new snapshot when the masterclock toggles or a generation begins (6.8, c52ffadc65e2)",
             masterclock_request=matching.on_toggle_or_new_generation,
         ),
-        _plain(
+        plain(
             "seed-2023",
             "P13 in the form posted on 16 Oct 2023",
             masterclock_request=matching.as_posted_in_2023,
         ),
-        _plain("tsc-protected", "P14: KVM cannot move a protected guest's TSC (6.15)", protects_tsc=True),
+        plain("tsc-protected", "P14: KVM cannot move a protected guest's TSC (6.15)", protects_tsc=True),
         Overlay(
             "periodic-masterclock",
             "a new snapshot every masterclock_sync_period (RFC of 2023): =60s",
             _periodic,
             "duration",
         ),
-        _plain("stop-all-tscs", "2010's idea: all TSCs of a VM can be held and let go together", stop_all_tscs=True),
-        _plain(
+        plain("stop-all-tscs", "2010's idea: all TSCs of a VM can be held and let go together", stop_all_tscs=True),
+        plain(
             "exact-c",
             "GET_CLOCK by the guest's scale: our own construction of abdef42276d8, whose text was not at hand",
             guest_kvmclock=kvmclock.kvmclock_c_by_guest_scale,
         ),
-        _plain(
+        plain(
             "negative-delta-guard",
             "catch-up takes a time before the generation for what it is (d9173f59df3a)",
             generation_tsc=tsc.compute_guest_tsc_signed,
         ),
-        _plain("catchup-to-now", "catch-up to now, not to the snapshot (92fac63cc739)", catchup=page.to_now),
+        plain("catchup-to-now", "catch-up to now, not to the snapshot (92fac63cc739)", catchup=page.to_now),
     )
 }
 

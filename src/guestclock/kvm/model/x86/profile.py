@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
-from guestclock.errors import UserError
 from guestclock.kvm.api import ClockData
 from guestclock.kvm.model.hooks import Hook
+from guestclock.kvm.model.profile import AnyProfile
 from guestclock.kvm.model.x86.state import SystemTimePage, VcpuTime, VmTime
 from guestclock.sim import Checkpoint
 
@@ -87,16 +86,13 @@ HOOKS: tuple[Hook[Any], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
-    """KVM of one kernel.
+class Profile(AnyProfile):
+    """KVM of one kernel on x86.
 
     Rules stand at the hook points of the same name. Facts: base_clock "raw" or "boottime"; adjust_clock: what
     KVM_CAP_ADJUST_CLOCK answers and, from 4 on, the flags KVM_SET_CLOCK takes; tsc_adjust, xen, hyperv: what guests
     can be given; the rest says which ioctls exist.
     """
-
-    name: str
-    about: str
 
     tsc_matching: TscMatching
     matched_stable: MatchedWrite
@@ -144,14 +140,6 @@ class Profile:
     stop_all_tscs: bool = False
     masterclock_sync_period_s: int = 0
 
-    def but(self, **changes: Any) -> Self:
-        """The same kernel with other rules or facts: how one kernel's profile is made from its predecessor's.
-
-        Raises UserError for what is neither a hook point nor a fact.
-        """
-        for name in changes:
-            if name not in self.__dataclass_fields__:
-                near = get_close_matches(name, self.__dataclass_fields__)
-                meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "expected a hook point or a fact"
-                raise UserError(f"a profile has no {name!r} ({meant})")
-        return replace(self, **changes)
+    @property
+    def arch(self) -> str:
+        return "x86_64"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guestclock.abi.msr import SYSTEM_TIME_MSRS
+from guestclock.kvm.model.mutex import lock, unlock
 from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.lifecycle import vcpu_load, vcpu_put
 from guestclock.kvm.model.x86.masterclock import kvm_update_masterclock
@@ -12,24 +13,6 @@ from guestclock.kvm.model.x86.requests import pending
 from guestclock.kvm.model.x86.state import VcpuTime, VmTime
 from guestclock.kvm.model.x86.tsc import rdtsc, read_l1_tsc
 from guestclock.sim import Deadlock, cp
-
-
-async def lock(vcpu: VcpuTime, what: str) -> None:
-    """Waits for vcpu->mutex and takes it: held for as long as the vCPU is in KVM_RUN.
-
-    Raises Deadlock after a day: the kernel's timers never end, so a scheduler cannot tell that nobody will kick it.
-    """
-    kvm: KvmHost = vcpu.vm.kvm
-    while vcpu.mutex:
-        label = f"{what} waits for vCPU {vcpu.index}'s mutex, which KVM_RUN holds until somebody kicks that vCPU"
-        await cp(label, until=lambda: not vcpu.mutex, delay_ps=kvm.mutex_patience_ps)
-        if vcpu.mutex and vcpu.running and not vcpu.kicked:
-            raise Deadlock(label)
-    vcpu.mutex = True
-
-
-def unlock(vcpu: VcpuTime) -> None:
-    vcpu.mutex = False
 
 
 async def serve_requests(vcpu: VcpuTime) -> bool:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from guestclock.kvm.model.x86.profile import Profile, timer_expiry
 from guestclock.linux.timer_wheel import jiffies_at, wheel_expiry
-from guestclock.machine import Machine
+from guestclock.machine import X86Machine
 from guestclock.sim import PS_PER_NS
 
 NSEC_PER_SEC = 1_000_000_000
@@ -28,7 +28,7 @@ class KernelTimers:
     kernel that is wrong about its TSC's rate is as wrong about them.
     """
 
-    def __init__(self, machine: Machine, profile: Profile, work_latency_ns: int) -> None:
+    def __init__(self, machine: X86Machine, profile: Profile, work_latency_ns: int) -> None:
         self._machine, self._expiry = machine, profile.timer_expiry
         self._latency_ps = work_latency_ns * PS_PER_NS
 

@@ -1,0 +1,1 @@
+"""What the checker knows of an arm64 guest's counters."""

@@ -1,0 +1,1 @@
+"""What the checker knows of an x86 guest's clocks."""

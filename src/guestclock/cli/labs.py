@@ -1,0 +1,116 @@
+"""The commands about real kernels in the lab: setup, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guestclock.cli.terminal import console, progress_line
+
+DIFFERENT_STATUS = 1
+
+lab_app = typer.Typer(help="Real kernels under QEMU: set up, compare with the model.", rich_markup_mode=None)
+
+
+@lab_app.command()
+def setup(
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            help="A kernel of Debian's, as 6.12. May be repeated. Without it: 6.1 and 6.12.",
+            metavar="KERNEL",
+        ),
+    ] = None,
+    arch: Annotated[
+        str,
+        typer.Option("--arch", help="Whose kernels: x86 (the default) or arm64.", metavar="ARCH"),
+    ] = "x86",
+) -> None:
+    """Fetch kernels, and QEMU if there is none.
+
+    Debian's packages, by this machine's apt, and as any user: they are unpacked into a cache ($GUESTCLOCK_LAB_CACHE, or
+    guestclock/lab in ~/.cache), nothing is installed. What is there already is left alone, so after the first time
+    nothing needs the network. A QEMU on PATH is preferred to a fetched one.
+    """
+    from guestclock.lab.arch import arch_of
+    from guestclock.lab.setup import DEFAULT_KERNELS
+    from guestclock.lab.setup import setup as set_up
+
+    set_up(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print)
+
+
+@lab_app.command()
+def compare(
+    where: Annotated[
+        str, typer.Argument(help="A lab's kernel, as 6.12, or with its CPU as 6.12:cortex-a72.", metavar="KERNEL[:CPU]")
+    ],
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="x86 (the default) or arm64; a CPU says it too.", metavar="ARCH")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The first program's.", metavar="N")] = 0,
+    count: Annotated[int, typer.Option("--count", help="How many programs.", metavar="M")] = 100,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            help="What the model is, if not the kernel's own profile: linux-6.12+exact5, or a FILE.py of yours.",
+            metavar="PROFILE|FILE",
+        ),
+    ] = None,
+    program: Annotated[
+        Path | None, typer.Option("--program", help="One program, as a difference left it, instead.", metavar="FILE")
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="Keep programs and real traces there, to be judged again.", metavar="FILE"),
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option("--recorded", help="Judge what was recorded; no lab is needed.", metavar="FILE"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Where differing programs go.", metavar="DIR")] = Path("out"),
+) -> None:
+    """Run random programs on a real kernel and on the model, and compare event by event.
+
+    Each program creates vCPUs, writes their clocks by value and by offset, lets them run, switches what the host lets
+    it switch; the model does the same at the very instants. A difference is cut down to the shortest program that shows
+    it. Exits 0 where there is none, 1 where there is one, 2 for bad input.
+    """
+    import sys
+
+    from guestclock.compare.session import Session
+    from guestclock.compare.session import record as write_recording
+    from guestclock.report import compare as report
+    from guestclock.runs.on import parse_on
+
+    if count < 1:
+        raise typer.BadParameter(f"--count {count}: expected at least 1")
+    if recorded is not None and (program is not None or record is not None):
+        raise typer.BadParameter("--recorded: judges what is there, so neither --program nor --record goes with it")
+    on = parse_on(f"lab:{where}")
+    if arch not in (None, "x86", "arm64") or (arch == "x86" and on.cpu):
+        raise typer.BadParameter(f"--arch {arch}: expected x86 or arm64, and arm64 with a CPU")
+    asked = report.read_program(program) if program is not None else None
+    session = Session(on.lab, "arm64" if arch == "arm64" or on.cpu else "x86_64", on.cpu, profile or "")
+    with progress_line() as progress:
+        if recorded is not None:
+            done = list(session.recorded(recorded))
+        elif asked is not None:
+            done = [session.program(asked)]
+        else:
+            done = list(session.run(range(seed, seed + count), progress))
+    differing = [compared for compared in done if compared.verdict.differences]
+    files = {} if asked is not None else {c.seed: report.keep(c, session, out) for c in differing}
+    if record is not None:
+        write_recording(session, done, record)
+    if json:
+        report.write(session, differing, files, sys.stdout)
+    else:
+        page = console()
+        for line in report.lines(session, differing, files):
+            page.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(DIFFERENT_STATUS if differing else 0)

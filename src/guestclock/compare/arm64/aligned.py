@@ -1,0 +1,37 @@
+"""arm64: the model at the instants of a real run.
+
+KVM_ARM_SET_COUNTER_OFFSET is exact by itself. What a write by value made of an offset lies in its sandwich; the
+hypercall of PTP tells it to the tick, as its wall clock and its counter are of one instant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guestclock.compare.aligned import Aligned, Circumstances
+from guestclock.kvm.model import lookup
+from guestclock.kvm.model.arm64 import Arm64Kvm
+from guestclock.machine import Arm64Machine, Arm64Spec
+from guestclock.sim import Trace
+
+
+def run_aligned(
+    real: Trace, program: dict[str, Any], profile: str, circumstances: Circumstances | None = None
+) -> Trace:
+    """The model's trace of `program` under `profile`, at the instants of `real`. Raises NotAligned."""
+    return Arm64Aligned(real, program, profile, circumstances or Circumstances()).run()
+
+
+class Arm64Aligned(Aligned):
+    """A program on the model of arm64."""
+
+    kvm: Arm64Kvm
+
+    def __init__(self, real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> None:
+        super().__init__(real, program, told)
+        spec = Arm64Spec(
+            counter_hz=self.counter.hz, counter_at_start=self.counter.start, vhe=told.vhe, cpus=real.meta.get("cpus", 1)
+        )
+        self.machine = Arm64Machine(self.timeline, spec, scheduler=self.scheduler)
+        self.trace.meta |= {"kernel": profile, "arch": "arm64", "counter_hz": spec.counter_hz}
+        self.kvm = Arm64Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit)

@@ -1,0 +1,101 @@
+"""arm64: counters, registers, hypercalls and timer tracepoints, real against model.
+
+A vCPU's counter is the host's less an offset. So real offset minus model offset is one number from whatever set it to
+whatever sets it anew, and every reading bounds it: by value it lies in the sandwich of the write, by offset it is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guestclock.abi.arm64 import (
+    ARM_SMCCC_VENDOR_HYP_KVM_PTP_FUNC_ID,
+    KVM_PTP_PHYS_COUNTER,
+    KVM_REG_ARM_PTIMER_CNT,
+    KVM_REG_ARM_TIMER_CNT,
+)
+from guestclock.arith import s64
+from guestclock.compare.comparison import Comparison, Unknown
+from guestclock.sim import Event, Trace
+
+COUNTERS = {KVM_REG_ARM_TIMER_CNT: "cntvct", KVM_REG_ARM_PTIMER_CNT: "cntpct"}
+MOVES = ("CreateVm", "CreateVcpu", "SetCounterOffset", "SetOneReg", "SetVcpuAttr")
+"""Operations after which an offset may be another."""
+
+
+class Arm64Comparison(Comparison):
+    """Two arm64 traces of one program."""
+
+    def __init__(self, real: Trace, model: Trace, true_hz: int | None = None) -> None:
+        super().__init__(real, model, true_hz)
+        self.offsets: dict[tuple[int, int, str], Unknown] = {}
+        self.wall = Unknown()
+
+    # ---- operations
+
+    def operation(self, real: Event, model: Event) -> None:
+        if real.name in MOVES and "error" not in real.data:
+            asked = real.data.get("op", {})
+            by_value = real.name == "SetOneReg"
+            if not by_value or asked["id"] in COUNTERS:
+                # A vCPU that is in its guest goes on with the old one: each has a number of its own.
+                clocks = [COUNTERS[asked["id"]]] if by_value else list(COUNTERS.values())
+                self.offsets = {k: u for k, u in self.offsets.items() if k[2] not in clocks or k[0] != asked.get("vm")}
+        super().operation(real, model)
+
+    def offset(self, vm: int, vcpu: int, clock: str) -> Unknown:
+        return self.offsets.setdefault((vm, vcpu, clock), Unknown())
+
+    def answer(self, real: Event, answered: Any, model: Any) -> None:
+        asked = real.data["op"]
+        if real.name == "GetOneReg" and asked["id"] in COUNTERS:
+            self.counted(COUNTERS[asked["id"]], asked["vm"], asked["vcpu"], answered, model, self.sandwich(real))
+        elif real.name == "Run":
+            for action, one, other in zip(asked["actions"], answered, model, strict=True):
+                self.acted(real, action, one, other)
+        else:
+            self.same("answer", answered, model)
+
+    def acted(self, event: Event, action: dict[str, Any], real: Any, model: Any) -> None:
+        """What one action of the guest's answered."""
+        if action["action"] == "ReadCounters":
+            self.reading("guest's ", event, real, model)
+        elif action["action"] == "Hvc" and action["x0"] == ARM_SMCCC_VENDOR_HYP_KVM_PTP_FUNC_ID and real[0] >> 63 == 0:
+            self.ptp(event, action["x1"], real, model)
+        elif action["action"] == "ReadSysreg" and ("CNTVCT" in action["name"] or "CNTPCT" in action["name"]):
+            clock = "cntvct" if "CNTVCT" in action["name"] else "cntpct"
+            self.counted(clock, event.data["op"]["vm"], event.vcpu or 0, real, model, self.sandwich(event))
+        else:
+            told = action.get("name", "")
+            self.same(f"guest's {action['action']} {told}".rstrip(), real, model)
+
+    def reading(self, whose: str, event: Event, real: dict[str, Any], model: dict[str, Any]) -> None:
+        vm, vcpu = event.data.get("vm", event.data.get("op", {}).get("vm", 0)), event.vcpu or 0
+        first, last = real["host_counter"]
+        for clock, key in (("cntvct", "cntvct"), ("cntpct", "cntpct"), ("cntvct", "cntvct_after")):
+            if real[key] is None or model[key] is None:
+                self.same(f"{whose}{key}", real[key], model[key])
+            else:
+                self.counted(clock, vm, vcpu, real[key], model[key], (first, last), whose)
+
+    def counted(
+        self, clock: str, vm: int, vcpu: int, real: int, model: int, host: tuple[int, int], whose: str = ""
+    ) -> None:
+        """A counter read somewhere in `host`, and the model's at one instant of its own."""
+        at = self.counter.at_true(self.model_event.end_ps)
+        began = self.counter.at_true(self.model_event.start_ps)
+        # real = h - O with h in the sandwich; model = m - o with m between its operation's ends.
+        lo = s64(host[0] - real - (at - model))
+        hi = s64(host[1] - real - (began - model))
+        self.bounded(f"{whose}{clock}, ticks", self.offset(vm, vcpu, clock), lo, hi)
+
+    def ptp(self, event: Event, which: int, real: Any, model: Any) -> None:
+        """Wall clock and counter of one instant: what the wall clock says is the same line on both, to a tick."""
+        vm, vcpu = event.data["op"]["vm"], event.vcpu or 0
+        clock = "cntpct" if which == KVM_PTP_PHYS_COUNTER else "cntvct"
+        self.counted(
+            clock, vm, vcpu, real[2] << 32 | real[3], model[2] << 32 | model[3], self.sandwich(event), "PTP's "
+        )
+
+    def sandwich(self, event: Event) -> tuple[int, int]:
+        return self.counter.at(event.start_ps), self.counter.at(event.end_ps)
