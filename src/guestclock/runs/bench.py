@@ -10,6 +10,7 @@ from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.kvm.device.bench import MAX_ITERATIONS, run_bench
+from guestclock.lab.qemu import ICOUNT_SHIFT
 from guestclock.runs.on import On, parse_on
 from guestclock.runs.timed import Timed
 
@@ -97,9 +98,10 @@ def _benched(on: On, lines: list[dict[str, Any]]) -> Benched:
     meta, *rest = lines
     reads = {line["read"]: Timed.from_json(line) for line in rest}
     per_tick, unit = Fraction(10**9, meta["counter_hz"]), NS
-    if on.kind == "lab":  # an instruction is a ns of virtual time
+    if on.kind == "lab":
         # whatever rate the kernels were told, QEMU's TSC counts ns, and the ticks of its arm64 counter are whole ones
-        per_tick, unit = Fraction(10**9 // meta["counter_hz"] if on.cpu else 1), INSTRUCTIONS
+        tick_ns = 10**9 // meta["counter_hz"] if on.cpu else 1
+        per_tick, unit = Fraction(tick_ns, 1 << ICOUNT_SHIFT), INSTRUCTIONS
     done = Benched(on, unit, per_tick, meta, reads)
     _check_traps(done)
     return done
