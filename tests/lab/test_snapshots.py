@@ -15,12 +15,12 @@ import pytest
 from guestclock.errors import UserError
 from guestclock.lab import LabError, fork, snapshots
 from guestclock.lab.process import Memory, write_whole
-from guestclock.lab.qemu import Machine
+from guestclock.lab.qemu import X86Machine
 from guestclock.lab.setup import Image
 from guestclock.lab.snapshots import Boot, copy_ram, counted_from_0, find_or_make, ram_checksum
 
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_qemu.py"))
-MACHINE = Machine(smp=1, tsc_khz=None, memory_mib=16, deterministic=True, extra_cmdline="")
+MACHINE = X86Machine(smp=1, tsc_khz=None, memory_mib=16, deterministic=True, extra_cmdline="")
 
 
 class Place:
@@ -35,7 +35,7 @@ class Place:
         self.image = Image(directory, 1, "linux-image-6.99", hashlib.sha256(b"base").hexdigest())
         self.told: list[str] = []
 
-    def boot(self, machine: Machine = MACHINE, archives: bytes = b"code") -> Boot:
+    def boot(self, machine: X86Machine = MACHINE, archives: bytes = b"code") -> Boot:
         return Boot(FAKE, machine, self.image, archives)
 
     def ran(self, program: str = "p", boot: Boot | None = None) -> dict:
@@ -68,8 +68,8 @@ def test_a_machine_boots_once_and_every_program_meets_it_as_it_was(place):
 
 def test_whatever_took_part_in_the_boot_tells_snapshots_apart(place):
     boots = [place.boot(), place.boot(archives=b"other code")]
-    boots.append(place.boot(Machine(smp=1, tsc_khz=None, memory_mib=17, deterministic=True, extra_cmdline="")))
-    boots.append(place.boot(Machine(smp=1, tsc_khz=5, memory_mib=16, deterministic=True, extra_cmdline="")))
+    boots.append(place.boot(X86Machine(smp=1, tsc_khz=None, memory_mib=17, deterministic=True, extra_cmdline="")))
+    boots.append(place.boot(X86Machine(smp=1, tsc_khz=5, memory_mib=16, deterministic=True, extra_cmdline="")))
     keys = [boot.key() for boot in boots]
     place.image.kernel.write_bytes(b"kernel two")
     os.utime(place.image.kernel, (1, 1))

@@ -124,7 +124,7 @@ class Session:
 
     def real(self, programs: Sequence[Program]) -> list[Lines | UserError | LabError]:
         """Their traces, each on a machine of its own."""
-        lab = Lab(self.kernel, arch=self.arch, **({"cpu": self.cpu} if self.cpu else {}))
+        lab = Lab(self.kernel, arch=self.arch, cpu=self.cpu)
         return lab.outcomes([{**program, "options": {"host_ops_allowed": True}} for program in programs])
 
     def _judge_all(self, programs: Sequence[Program]) -> list[Verdict | None]:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import guestclock
 from guestclock.lab import image, newc
+from guestclock.lab.arch import X86
 from guestclock.lab.imports import closure
 from guestclock.lab.setup import Image
 
 PACKAGE = Path(guestclock.__file__).parent
-INSIDE = ("lab/inside.py", "kvm/device", "vmm", "inspect")
+INSIDE = ("lab/inside.py", "lab/inside_x86.py", "lab/inside_arm64.py", "kvm/device", "vmm", "inspect")
 """What may be asked for inside, where it exists. What these import of guestclock comes with them."""
 
 EMPTY = ("lab/__init__.py",)
@@ -32,10 +33,9 @@ KEPT_COMPILATIONS = 8
 
 def overlay(*, on: Image, cache: Path) -> bytes:
     """The archive. The same code gives the same bytes."""
-    entries = [
-        newc.executable("init", (PACKAGE / "lab" / "init.sh").read_bytes()),
-        newc.executable("bin/yielder", yielder()),
-    ]
+    entries = [newc.executable("init", (PACKAGE / "lab" / "init.sh").read_bytes())]
+    if on.arch == X86.name:
+        entries.append(newc.executable("bin/yielder", yielder()))
     code = _compiled(on, cache)
     entries += [newc.Entry(f"{CODE}/{p.relative_to(code)}", p.read_bytes()) for p in code.rglob("*") if p.is_file()]
     return newc.archive(entries)

@@ -59,13 +59,15 @@ class Damaged(Exception):
 class Boot:
     """Everything that a machine's state after boot depends on.
 
-    start: how QEMU is started. archives: what the initial file system holds besides the image.
+    start: how QEMU is started. archives: what the initial file system holds besides the image. device_tree: what
+    describes the machine, where QEMU's own description will not do.
     """
 
     start: tuple[str, ...]
     machine: Machine
     image: Image
     archives: bytes
+    device_tree: bytes = b""
 
     def key(self) -> str:
         kernel = self.image.kernel.stat()
@@ -76,6 +78,7 @@ class Boot:
             self.machine.kernel_command_line(),
             (self.image.package, self.image.recipe, self.image.base_sha256, kernel.st_size, kernel.st_mtime_ns),
             hashlib.sha256(self.archives).hexdigest(),
+            hashlib.sha256(self.device_tree).hexdigest(),
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
@@ -192,12 +195,14 @@ def _make(boot: Boot, place: Path) -> None:
         Memory("exchange", size=exchange.SIZE) as shared,
         Memory("state") as state,
         Memory("initrd", base + boot.archives) as initrd,
+        Memory("device-tree", boot.device_tree) as tree,
     ):
         made = partial / "made"
         made.mkdir()
         arguments = [*boot.machine.hardware(), *devices(boot.machine, ram.path, shared.path, share=True)]
-        arguments += boot.machine.boots(kernel=str(boot.image.kernel), initrd=initrd.path)
-        fds = (ram.fd, shared.fd, initrd.fd)
+        described = tree.path if boot.device_tree else None
+        arguments += boot.machine.boots(kernel=str(boot.image.kernel), initrd=initrd.path, device_tree=described)
+        fds = (ram.fd, shared.fd, initrd.fd, tree.fd)
         with Process([*boot.start, *arguments], fds=fds, timeout_s=BOOT_TIMEOUT_S) as qemu:
             while qemu.event().name != STOPPED:
                 pass

@@ -54,9 +54,10 @@ def _ask(on: On, arch: str) -> None:
 
         os.close(open_kvm())
     elif on.kind == "lab":
+        from guestclock.lab.arch import arch_of
         from guestclock.lab.boot import ready
 
-        ready(on.lab)
+        ready(on.lab, arch_of(arch))
 
 
 def parse_on(text: str) -> On:
