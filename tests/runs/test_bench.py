@@ -19,11 +19,12 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     class Told(Lab):
         def __init__(self, kernel: str, **machine: Any) -> None:
+            del machine["progress"]
             self.told = kernel, machine
 
         def run(self, program: Any, **_: Any) -> list[dict[str, Any]]:
             asked.append((*self.told, program))
-            return lines(ARM64 if self.told[1] else X86)
+            return lines(ARM64 if self.told[1]["cpu"] else X86)
 
     def on_kvm(program: dict[str, Any], emit: Any) -> None:
         asked.append(("kvm", program))
@@ -31,6 +32,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             emit(line)
 
     monkeypatch.setattr("guestclock.lab.Lab", Told)
+    monkeypatch.setattr("guestclock.lab.boot.ready", lambda kernel, arch: None)
     monkeypatch.setattr(module, "run_bench", on_kvm)
     return asked
 
@@ -42,7 +44,7 @@ def test_each_machine_is_asked_once_and_answers_in_its_unit(programs: list[tuple
     assert programs == [
         ("6.12", {"arch": "arm64", "cpu": "neoverse-n1"}, {"program": "bench", "iterations": 4}),
         ("kvm", {"iterations": 4}),
-        ("6.12", {}, {"program": "bench", "iterations": 4}),
+        ("6.12", {"arch": "x86", "cpu": ""}, {"program": "bench", "iterations": 4}),
     ]
     arm64, host, x86 = found
     assert (arm64.arch, arm64.unit, arm64.per_tick) == ("arm64", INSTRUCTIONS, 16)

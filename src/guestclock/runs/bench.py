@@ -16,6 +16,8 @@ from guestclock.runs.timed import Timed
 
 DEFAULT_ITERATIONS = 10_000
 
+Progress = Callable[[str], None]
+
 NS, INSTRUCTIONS = "ns", "instructions"
 
 BASES = {
@@ -63,7 +65,7 @@ class Benched:
 
 
 def bench(
-    on: Sequence[str], *, iterations: int = DEFAULT_ITERATIONS, progress: Callable[[str], None] = lambda line: None
+    on: Sequence[str], *, iterations: int = DEFAULT_ITERATIONS, progress: Progress = lambda line: None
 ) -> list[Benched]:
     """Every read so many times on each machine, in the order asked for.
 
@@ -76,22 +78,38 @@ def bench(
         if text != "kvm" and not text.startswith("lab:"):
             raise UserError(f"--on {text}: expected kvm, lab:KERNEL (x86) or lab:KERNEL:CPU (arm64)")
     machines = [parse_on(text) for text in dict.fromkeys(on)]
+    for machine in machines:
+        _ask(machine)
     found = []
     for machine in machines:
         progress(f"{machine}: {iterations} reads of each")
-        found.append(_benched(machine, _lines(machine, {"iterations": iterations})))
+        found.append(_benched(machine, _lines(machine, {"iterations": iterations}, progress)))
     return found
 
 
-def _lines(on: On, program: dict[str, Any]) -> list[dict[str, Any]]:
+def _arch(on: On) -> str:
+    """A lab's architecture: arm64 where a CPU is named."""
+    return "arm64" if on.cpu else "x86"
+
+
+def _ask(on: On) -> None:
+    """Raises UserError where the lab is not set up: before another machine is made to work."""
+    if on.kind == "lab":
+        from guestclock.lab.arch import arch_of
+        from guestclock.lab.boot import ready
+
+        ready(on.lab, arch_of(_arch(on)))
+
+
+def _lines(on: On, program: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
     if on.kind == "kvm":
         lines: list[dict[str, Any]] = []
         run_bench(program, lines.append)
         return lines
     from guestclock.lab import Lab
 
-    machine: dict[str, Any] = {"arch": "arm64", "cpu": on.cpu} if on.cpu else {}
-    return Lab(on.lab, **machine).run({"program": "bench", **program})
+    lab = Lab(on.lab, arch=_arch(on), cpu=on.cpu, progress=progress)
+    return lab.run({"program": "bench", **program})
 
 
 def _benched(on: On, lines: list[dict[str, Any]]) -> Benched:
