@@ -55,11 +55,13 @@ def test_an_rdmsr_of_the_tsc_exits_on_svm_each_time(x86: str) -> None:
         exits = done.reads[name].exits
         assert exits is not None
         assert exits <= READS // 50
-    assert 1000 < itself(x86, "rdmsr-tsc") < 10_000
+    assert itself(x86, "rdmsr-tsc") > 100 * itself(x86, "rdtsc")
 
 
 TRAPS = {"neoverse-n1": 300, "neoverse-n1-nvhe": 310, "cortex-a72": 235}
 """A trap of CNTPCT_EL0 in 6.12, with VHE, the same kernel without it, and on a CPU without: instructions of KVM's."""
+ANOTHER_BUILD = 20
+"""By how many instructions another build of 6.12 may take more or fewer."""
 
 
 @pytest.mark.lab
@@ -69,7 +71,7 @@ def test_arm64_counters_are_an_instruction_until_the_physical_one_traps(cpu: str
     on = f"lab:6.12:{cpu}"
     for name in ("cntvct", "cntpct"):
         assert itself(on, name) == pytest.approx(1, abs=ONE)
-    assert itself(on, "cntpct-offset") == pytest.approx(TRAPS[cpu] + 1, abs=20)
+    assert itself(on, "cntpct-offset") == pytest.approx(TRAPS[cpu] + 1, abs=ANOTHER_BUILD)
     assert (benched(on).reads["cntpct-offset"].exits or 0) <= READS // 50, "its fast path is no exit by KVM's count"
 
 
