@@ -28,7 +28,9 @@ def counter(
             metavar="WHERE",
         ),
     ] = None,
-    iterations: Annotated[int, typer.Option("--iterations", help="How many reads of each.", metavar="N")] = 10_000,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="How many reads of each (10 000).", metavar="N")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead, samples included.")] = False,
 ) -> None:
     """Time a guest's read of its counter: native against trapped, one conversion against two.
@@ -38,10 +40,11 @@ def counter(
     percentile, as in the thread of 2021, whose own figures stand below.
     """
     from guestclock.report import bench_counter
-    from guestclock.runs.bench import bench
+    from guestclock.runs.bench import DEFAULT_ITERATIONS, bench
 
     with progress_line() as progress:
-        machines = bench(on or ["kvm"], iterations=iterations, progress=progress)
+        wanted = DEFAULT_ITERATIONS if iterations is None else iterations
+        machines = bench(on or ["kvm"], iterations=wanted, progress=progress)
     if json:
         bench_counter.write(machines, sys.stdout)
     else:

@@ -75,7 +75,8 @@ def _stamp(a: Assembler) -> None:
 def _loop(body: Body) -> bytes:
     """RDI: where samples go; RSI: how many are to come, 0 at the end; RBX: timekeeper; RBP: pvclock page.
 
-    The last pass leaves the TSC before and after in R15 and R11, and what the conversions made of theirs in R12.
+    The last pass leaves the TSC before and after in R15 and R11, what the conversions made of theirs in R12, and the
+    version of the page they read in R9.
     """
     a = Assembler()
     a.label("pass")
