@@ -8,6 +8,7 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.lab import Lab, LabError
+from guestclock.lab.boot import program_sleeps
 from guestclock.lab.setup import setup
 from guestclock.scenario import load
 from tests.lab.programs import OUR_HOST, PROGRAMS
@@ -17,11 +18,26 @@ def facts(results: list[dict]) -> dict[str, dict]:
     return {line["fact"]: line for line in results}
 
 
-def test_a_kernel_that_is_not_set_up_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("guestclock.lab.emulator.command", lambda: ["a QEMU"])
+@pytest.mark.parametrize(("arch", "command"), [("x86", "lab setup"), ("arm64", "lab setup --arch arm64")])
+def test_a_kernel_that_is_not_set_up_is_named(monkeypatch, tmp_path, arch, command):
+    monkeypatch.setattr("guestclock.lab.emulator.command", lambda arch: ["a QEMU"])
     monkeypatch.setenv("GUESTCLOCK_LAB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"kernel 6\.12 is not set up: run 'guestclock lab setup --kernel 6\.12'"):
-        Lab("6.12").run({"program": "probe"})
+    with pytest.raises(UserError) as told:
+        Lab("6.12", arch=arch).run({"program": "probe"})
+    assert str(told.value) == f"lab: kernel 6.12 is not set up: run 'guestclock {command} --kernel 6.12'"
+
+
+@pytest.mark.parametrize(
+    ("program", "sleeps"),
+    [
+        ({"program": "probe"}, False),
+        ({"program": "steps", "steps": [{"actor": "vmm", "do": "wait"}, {"actor": "guest", "do": "sleep"}]}, False),
+        ({"program": "steps", "steps": [{"actor": "vmm", "do": "wait"}, {"actor": "host", "do": "sleep"}]}, True),
+        ({"program": "script", "source": "", "sleeps": True}, True),
+    ],
+)
+def test_a_program_that_puts_its_host_to_sleep_is_known_by_its_steps_or_by_its_word(program, sleeps):
+    assert program_sleeps(program) is sleeps
 
 
 # ---- many programs on each kernel (`programs.PROGRAMS`)

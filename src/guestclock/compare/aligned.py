@@ -120,6 +120,13 @@ class Aligned:
         self.trace = Trace({"on": "model"})
         self.revealed = self.given_away()
 
+    def first_read(self, clock: str, usual: int) -> int:
+        """A host clock when the trace began, ns, by its first reading. usual: where it was never read."""
+        event = next((e for e in self.real.of("host") if e.name == clock), None)
+        if event is None:
+            return usual
+        return int(event.data["value"]) - (event.start_ps + event.end_ps) // 2000
+
     def given_away(self) -> list[int]:
         """Values of the host's counter at clock reads that the trace gives away, ascending."""
         return []

@@ -70,7 +70,8 @@ ARCHES: Mapping[str, Arch] = MappingProxyType({arch.name: arch for arch in (X86,
 
 
 def arch_of(name: str) -> Arch:
-    """The architecture of that name. Raises UserError with the names there are."""
-    if name not in ARCHES:
-        raise UserError(f"lab: architecture {name!r}: expected {' or '.join(ARCHES)}")
-    return ARCHES[name]
+    """The architecture of that name, its own or the machines'. Raises UserError with the names there are."""
+    for arch in ARCHES.values():
+        if name in (arch.name, arch.machine):
+            return arch
+    raise UserError(f"lab: architecture {name!r}: expected {' or '.join(ARCHES)}")

@@ -12,16 +12,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from threading import BoundedSemaphore
 from typing import Any
 
 from guestclock.errors import UserError
-from guestclock.lab import emulator, fork, qemu
+from guestclock.lab import emulator, fork
+from guestclock.lab.arch import ARM64, X86, Arch, arch_of
+from guestclock.lab.arm64 import DEFAULT_CPU, ODD_COUNTER_HZ, Arm64Machine
 from guestclock.lab.overlay import overlay
 from guestclock.lab.process import end_all
+from guestclock.lab.qemu import Machine, X86Machine
 from guestclock.lab.setup import Image, check_name, find_image
 from guestclock.lab.snapshots import Boot, Snapshot, find_or_make
-from guestclock.lab.tools import LabError, cache_dir
+from guestclock.lab.tools import LabError, cache_dir, no_room
 
 ODD_TSC_KHZ = 2_596_122
 DEFAULT_TIMEOUT_S = 600.0
@@ -39,18 +43,23 @@ class Lab:
         self,
         kernel: str,
         *,
+        arch: str = X86.name,
         smp: int = 1,
         tsc_khz: int | None = ODD_TSC_KHZ,
+        cpu: str = "",
+        counter_hz: int = ODD_COUNTER_HZ,
         memory_mib: int = 512,
         deterministic: bool = True,
         extra_cmdline: str = "",
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """kernel: "6.1", "6.12", ... as `guestclock lab setup` made it.
+        """kernel: "6.1", "6.12", ... as `guestclock lab setup` made it. arch: "x86" or "arm64".
 
         smp: CPUs of the inner host. More than one is not bit-identical from run to run (see `qemu`), nor does it make
         threads run side by side in virtual time; many vCPUs do not need it.
-        tsc_khz: what the kernel shall believe of its TSC; None lets it calibrate (1 GHz in virtual time).
+        tsc_khz: x86: what the kernel shall believe of its TSC; None lets it calibrate (1 GHz in virtual time).
+        cpu: arm64: one of `arm64.CPUS`, or the usual one. counter_hz: arm64: what CNTFRQ_EL0 says; the counter's true
+        period is the whole number of ns in it.
         deterministic: virtual time; every run of a program gives the same bytes. Otherwise the host's time.
         progress: is told, a line each time, what takes long.
         """
@@ -58,14 +67,20 @@ class Lab:
             raise UserError(f"lab: smp {smp}: expected at least 1")
         if memory_mib < 256:
             raise UserError(f"lab: memory_mib {memory_mib}: expected at least 256")
-        self.kernel = check_name(kernel)
-        self.machine = qemu.Machine(
-            smp=smp,
-            tsc_khz=tsc_khz,
-            memory_mib=memory_mib,
-            deterministic=deterministic,
-            extra_cmdline=extra_cmdline,
-        )
+        self.kernel, self.arch = check_name(kernel), arch_of(arch)
+        common: dict[str, Any] = {
+            "smp": smp,
+            "memory_mib": memory_mib,
+            "deterministic": deterministic,
+            "extra_cmdline": extra_cmdline,
+        }
+        self.machine: Machine
+        if self.arch is ARM64:
+            self.machine = Arm64Machine(cpu=cpu or DEFAULT_CPU, counter_hz=counter_hz, **common)
+        elif cpu:
+            raise UserError(f"lab: cpu {cpu!r}: an x86 lab has one kind of CPU only")
+        else:
+            self.machine = X86Machine(tsc_khz=tsc_khz, **common)
         self.console = ""
         """What the latest run wrote to the console."""
         self._progress = progress
@@ -95,9 +110,19 @@ class Lab:
         """As `run_many`, but a program that failed inside has its error in its place."""
         if not programs:
             return []
-        boot = self.boot()
-        with find_or_make(boot, cache_dir(), self._progress) as snapshot, ThreadPoolExecutor(AT_ONCE) as pool:
-            futures = [pool.submit(self._outcome, boot, snapshot, program, timeout_s) for program in programs]
+        machines = {program_sleeps(program): self.machine for program in programs}
+        if True in machines:
+            machines[True] = self.machine.that_sleeps()
+        cache = cache_dir()
+        with ExitStack() as opened, ThreadPoolExecutor(AT_ONCE) as pool:
+            booted = {}
+            for sleeps, machine in machines.items():
+                try:
+                    boot = self.boot(machine)
+                    booted[sleeps] = boot, opened.enter_context(find_or_make(boot, cache, self._progress))
+                except OSError as error:
+                    raise no_room(error, cache) from None
+            futures = [pool.submit(self._outcome, *booted[program_sleeps(p)], p, timeout_s) for p in programs]
             try:
                 return [future.result() for future in futures]
             except BaseException:
@@ -105,10 +130,14 @@ class Lab:
                 end_all()
                 raise
 
-    def boot(self) -> Boot:
-        """What this lab boots. Raises `UserError` with what to do where something of it is missing."""
-        image, start = ready(self.kernel)
-        return Boot(tuple(start), self.machine, image, overlay(on=image, cache=cache_dir()))
+    def boot(self, machine: Machine | None = None) -> Boot:
+        """What this lab boots, on its usual machine or another. Raises `UserError` with what to do where something of
+        it is missing.
+        """
+        image, start = ready(self.kernel, self.arch)
+        machine = machine or self.machine
+        archives = overlay(on=image, cache=cache_dir())
+        return Boot(tuple(start), machine, image, archives, machine.device_tree(start))
 
     def _outcome(
         self, boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], timeout_s: float
@@ -121,10 +150,17 @@ class Lab:
             return lines
 
 
-def ready(kernel: str) -> tuple[Image, list[str]]:
+def program_sleeps(program: Mapping[str, Any]) -> bool:
+    """Does a program put its host to sleep? A script says so itself ("sleeps")."""
+    steps = program.get("steps", ())
+    asleep = any(step.get("actor") == "host" and step.get("do") == "sleep" for step in steps)
+    return bool(program.get("sleeps", asleep))
+
+
+def ready(kernel: str, arch: Arch = X86) -> tuple[Image, list[str]]:
     """A kernel's image, and how QEMU is started. Raises `UserError` with what to do where one is missing."""
-    image = find_image(kernel)
-    start = emulator.command()
+    image = find_image(kernel, arch=arch)
+    start = emulator.command(arch=arch)
     if image is None:
-        raise UserError(f"lab: kernel {kernel} is not set up: run 'guestclock lab setup --kernel {kernel}'")
+        raise UserError(f"lab: kernel {kernel} is not set up: run '{emulator.setup_command(arch, kernel)}'")
     return image, start

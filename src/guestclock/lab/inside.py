@@ -1,6 +1,6 @@
 """The programs' end of the lab: runs inside, with the standard library and a few of our packages only.
 
-    python3 -S -E -m guestclock.lab.inside
+    python3 -S -m guestclock.lab.inside
 
 It imports what programs may need, and stops the machine, to be copied. Every copy runs on from there with a program of
 its own, which it finds in the exchange, and stops for good when the program's results are in it. Every result is one
@@ -11,7 +11,6 @@ comes between the steps of a measurement. What goes to stderr is on the console.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import importlib
 import json
@@ -19,7 +18,6 @@ import os
 import re
 import struct
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -33,40 +31,29 @@ MARK = "guestclock_lab"
 ERROR = "error"
 USER_ERROR = "UserError"
 
-WANTED = ("guestclock.vmm.on_device", "guestclock.inspect")
-"""What is imported before any program is known."""
+WANTED = ("guestclock.vmm.on_device",)
+"""What is imported before any program is known, besides what this architecture's own half wants."""
+
+OWN = {"x86_64": "guestclock.lab.inside_x86", "aarch64": "guestclock.lab.inside_arm64"}
+"""By what the machine calls itself: WANTED, LOG, probe(emit), after_stop()."""
 
 Emit = Callable[[dict[str, Any]], None]
 
-KVM_CREATE_VM = 0xAE01
-KVM_CHECK_EXTENSION = 0xAE03
-KVM_CREATE_VCPU = 0xAE41
-KVM_SET_CLOCK = 0x4030AE7B
-KVM_GET_CLOCK = 0x8030AE7C
-KVM_GET_TSC_KHZ = 0xAEA3
-CAPABILITIES = {
-    "ADJUST_CLOCK": 39,
-    "TSC_CONTROL": 60,
-    "GET_TSC_KHZ": 61,
-    "KVMCLOCK_CTRL": 76,
-    "VCPU_ATTRIBUTES": 127,
-    "IMMEDIATE_EXIT": 136,
-    "VM_TSC_CONTROL": 214,
-}
 CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/"
-KVM_CLOCK_DATA = struct.Struct("<QIIQQ16x")
 
 TIMEX_SIZE, TIMEX_FREQUENCY_AT = 208, 16
 
 
 def main() -> int:
     """Run the program of this copy of the machine."""
-    for name in WANTED:
+    own = _own()
+    for name in (*WANTED, *own.WANTED):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
     exchange = Exchange()
     exchange.stop()
+    own.after_stop()
     exchange.put(results(json.loads(exchange.program())))
     exchange.stop()
     return 1
@@ -97,10 +84,19 @@ def run(program: dict[str, Any], emit: Emit) -> None:
     elif name == "steps":
         # A recipe over real ioctls: `guestclock.vmm.on_device` does it, here as on any host.
         importlib.import_module("guestclock.vmm.on_device").run_program(program, emit)
+    elif name == "script":
+        importlib.import_module("guestclock.vmm.on_device").run_script(program, emit)
     elif name == "classify":
         emit(importlib.import_module("guestclock.inspect").classify().as_json())
+    elif name == "bench":
+        importlib.import_module("guestclock.kvm.device.bench").run_bench(program, emit)
     else:
-        raise ValueError(f"lab: unknown program {name!r} (known: classify, probe, steps)")
+        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, probe, script, steps)")
+
+
+def _own() -> Any:
+    """This architecture's half."""
+    return importlib.import_module(OWN[os.uname().machine])
 
 
 def _frequency() -> int:
@@ -117,21 +113,11 @@ def probe(emit: Emit) -> None:
     """What this kernel is: facts a scenario rests on, one line each."""
     emit({"fact": "uname", **dict(zip(("system", "node", "release", "version", "machine"), os.uname(), strict=True))})
     emit({"fact": "cpus", "online": os.cpu_count()})
-    emit({"fact": "dmesg", "lines": dmesg(r"tsc:|clocksource:|kvm|unstable")})
+    own = _own()
+    emit({"fact": "dmesg", "lines": dmesg(own.LOG)})
     emit({"fact": "clocksource", "current": _read("current"), "available": _read("available").split()})
     emit({"fact": "frequency", "ppm_16": _frequency()})
-    raw_ns = [time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW) for _ in range(5)]
-    emit({"fact": "monotonic_raw", "readings_ns": raw_ns})
-    kvm = os.open("/dev/kvm", os.O_RDWR)
-    emit({"fact": "capabilities", **{k: fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, v) for k, v in CAPABILITIES.items()}})
-    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
-    emit({"fact": "tsc_khz", "kvm": fcntl.ioctl(vcpu, KVM_GET_TSC_KHZ, 0)})
-    # flags stay 0 until a masterclock update ran; SET_CLOCK makes one without any KVM_RUN (kvm-x86.md section 5.2)
-    fcntl.ioctl(vm, KVM_SET_CLOCK, KVM_CLOCK_DATA.pack(1_000_000_000, 0, 0, 0, 0))
-    answer = fcntl.ioctl(vm, KVM_GET_CLOCK, bytes(KVM_CLOCK_DATA.size))
-    clock, flags, _, realtime, host_tsc = KVM_CLOCK_DATA.unpack(answer)
-    emit({"fact": "get_clock", "clock_ns": clock, "flags": flags, "realtime_ns": realtime, "host_tsc": host_tsc})
+    own.probe(emit)
 
 
 def dmesg(pattern: str) -> list[str]:

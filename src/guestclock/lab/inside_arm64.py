@@ -1,7 +1,8 @@
-"""What an arm64 kernel in the lab says of itself: `probe` there. Standard library only."""
+"""What an arm64 kernel in the lab says of itself: arm64's half of `inside`. Standard library only."""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import time
@@ -14,6 +15,9 @@ from guestclock.kvm.device import native
 
 Emit = Callable[[dict[str, Any]], None]
 
+WANTED = ("guestclock.kvm.device.arm64",)
+LOG = r"kvm \[|arch_timer|clocksource:|sched_clock|GIC|psci"
+
 CAPABILITIES = {
     "COUNTER_OFFSET": abi.KVM_CAP_COUNTER_OFFSET,
     "PTP_KVM": abi.KVM_CAP_PTP_KVM,
@@ -23,9 +27,6 @@ CAPABILITIES = {
     "VCPU_ATTRIBUTES": ioctl.KVM_CAP_VCPU_ATTRIBUTES,
     "IMMEDIATE_EXIT": ioctl.KVM_CAP_IMMEDIATE_EXIT,
 }
-
-LOG = r"kvm \[|arch_timer|clocksource:|sched_clock|GIC|psci"
-"""Lines of the kernel's log that tell how it uses the counter and EL2."""
 
 FILES = {
     "mem_sleep": "/sys/power/mem_sleep",
@@ -48,3 +49,27 @@ def probe(emit: Emit) -> None:
     finally:
         os.close(kvm)
     emit({"fact": "capabilities", **found})
+
+
+# ---- a machine that was stopped and goes on in another process
+
+_TIMER_ABSTIME = 1
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+def after_stop() -> None:
+    """Has the timer of every CPU of ours set anew, which QEMU 7.2 forgets where it is EL2's (a VHE kernel's).
+
+    The kernel sets a timer only for what comes before everything else it waits for, and what it waits for may be over
+    by now: so it is asked to wait for the first nanosecond after boot.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    ours = os.sched_getaffinity(0)
+    for cpu in sorted(ours):
+        os.sched_setaffinity(0, {cpu})
+        first = _Timespec(0, 1)
+        libc.clock_nanosleep(time.CLOCK_MONOTONIC, _TIMER_ABSTIME, ctypes.byref(first), None)
+    os.sched_setaffinity(0, ours)

@@ -1,4 +1,4 @@
-"""The machine that QEMU emulates: its command line.
+"""The machine that QEMU emulates: its command line. x86's is here, arm64's in `arm64`.
 
 Traps (lab-x86.md sections 1, 2, 5; the last two measured since, with QEMU 7.2.22):
 * Virtual time is deterministic only with all of: icount with sleep=off, a fixed RTC on the virtual clock, a seed,
@@ -22,6 +22,8 @@ Traps (lab-x86.md sections 1, 2, 5; the last two measured since, with QEMU 7.2.2
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 ICOUNT_SHIFT = 0
@@ -29,36 +31,61 @@ ICOUNT_SHIFT = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """An emulated machine with AMD's SVM."""
+class Machine(ABC):
+    """An emulated machine that a hypervisor can run on."""
 
     smp: int
-    tsc_khz: int | None
     memory_mib: int
     deterministic: bool
     extra_cmdline: str
 
+    @abstractmethod
+    def board(self) -> list[str]:
+        """QEMU's words for board and CPU."""
+
+    @abstractmethod
+    def kernel_words(self) -> list[str]:
+        """What this machine's kernel is told."""
+
+    def device_tree(self, start: Sequence[str]) -> bytes:
+        """The device tree to boot with, where QEMU's own will not do; else nothing. start: how QEMU is started."""
+        return b""
+
+    def that_sleeps(self) -> Machine:
+        """The machine for a program that puts it to sleep."""
+        return self
+
     def kernel_command_line(self) -> str:
-        words = ["console=ttyS0", "quiet", "panic=-1", "nokaslr", "norandmaps", "nowatchdog", "tsc=reliable"]
-        if self.deterministic:
-            words += ["maxcpus=1", "nolapic_timer"]
-        if self.tsc_khz is not None:
-            words.append(f"tsc_early_khz={self.tsc_khz}")
-        if self.extra_cmdline:
-            words.append(self.extra_cmdline)
-        return " ".join(words)
+        own = [self.extra_cmdline] if self.extra_cmdline else []
+        return " ".join(["quiet", "panic=-1", "nokaslr", "norandmaps", "nowatchdog", *self.kernel_words(), *own])
 
     def hardware(self, *, recorded: bool = False) -> list[str]:
         """QEMU's words for the machine itself. recorded: see above; while it is, it cannot be copied."""
-        command = ["-nodefaults", "-no-user-config", "-machine", "pc", "-accel", "tcg"]
-        command += ["-cpu", "max", "-smp", str(self.smp), "-m", str(self.memory_mib)]
+        command = ["-nodefaults", "-no-user-config", *self.board(), "-smp", str(self.smp), "-m", str(self.memory_mib)]
         if self.deterministic:
             icount = f"shift={ICOUNT_SHIFT},sleep=off"
             if recorded and self.smp == 1:
                 icount += ",rr=record,rrfile=/dev/null"
             command += ["-icount", icount, "-rtc", "base=2025-01-01T00:00:00,clock=vm", "-seed", "1"]
-        return [*command, "-display", "none", "-vga", "none", "-net", "none", "-no-reboot"]
+        return [*command, "-display", "none", "-net", "none", "-no-reboot"]
 
-    def boots(self, *, kernel: str, initrd: str) -> list[str]:
+    def boots(self, *, kernel: str, initrd: str, device_tree: str | None = None) -> list[str]:
         """QEMU's words for what it boots, by path."""
-        return ["-kernel", kernel, "-initrd", initrd, "-append", self.kernel_command_line()]
+        words = ["-kernel", kernel, "-initrd", initrd, "-append", self.kernel_command_line()]
+        return words if device_tree is None else [*words, "-dtb", device_tree]
+
+
+@dataclass(frozen=True, kw_only=True)
+class X86Machine(Machine):
+    """One with AMD's SVM. tsc_khz: what its kernel believes of its TSC; None: it calibrates."""
+
+    tsc_khz: int | None
+
+    def board(self) -> list[str]:
+        return ["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-vga", "none"]
+
+    def kernel_words(self) -> list[str]:
+        words = ["console=ttyS0", "tsc=reliable"]
+        if self.deterministic:
+            words += ["maxcpus=1", "nolapic_timer"]
+        return words if self.tsc_khz is None else [*words, f"tsc_early_khz={self.tsc_khz}"]

@@ -14,6 +14,8 @@ from guestclock.kvm.model.arm64 import Arm64Kvm
 from guestclock.machine import Arm64Machine, Arm64Spec
 from guestclock.sim import Trace
 
+NS_PER_S = 10**9
+
 
 def run_aligned(
     real: Trace, program: dict[str, Any], profile: str, circumstances: Circumstances | None = None
@@ -30,7 +32,12 @@ class Arm64Aligned(Aligned):
     def __init__(self, real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> None:
         super().__init__(real, program, told)
         spec = Arm64Spec(
-            counter_hz=self.counter.hz, counter_at_start=self.counter.start, vhe=told.vhe, cpus=real.meta.get("cpus", 1)
+            counter_hz=self.counter.hz,
+            counter_at_start=self.counter.start,
+            vhe=told.vhe,
+            cpus=real.meta.get("cpus", 1),
+            uptime_ns=self.first_read("monotonic", 1_000 * NS_PER_S),
+            realtime_ns=self.first_read("realtime", 1_760_000_000 * NS_PER_S),
         )
         self.machine = Arm64Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace.meta |= {"kernel": profile, "arch": "arm64", "counter_hz": spec.counter_hz}

@@ -161,7 +161,7 @@ async def _set_vcpu_attr(self: Arm64Kvm, op: api.SetVcpuAttr) -> None:
     refused = await attributes.set_attr(vcpu, op.group, op.attr, op.value)
     unlock(vcpu)
     if refused:
-        raise KvmError(refused, op, f"group {op.group}, attribute {op.attr}, value {op.value}")
+        raise KvmError(refused, op, f"group {op.group}, attribute {op.attr}")
 
 
 @_handles(api.GetVcpuAttr)
