@@ -145,11 +145,15 @@ class Aligned:
         instants = await self.before(op, self.instants_ps(entry, op))
         await self.until(instants[0])
         answer = await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
+        await self.after(op)
         return _as_read(op, entry, answer)
 
     async def before(self, op: Op, instants: list[int]) -> list[int]:
         """What the real host did besides, before this operation; the instants that are left for it."""
         return instants
+
+    async def after(self, op: Op) -> None:
+        """What is known of the real host from now on, and what it did."""
 
     async def until(self, at_ps: int) -> None:
         if at_ps > self.timeline.now_ps:
