@@ -14,7 +14,7 @@ import time
 from guestclock.kvm.device import native
 from guestclock.kvm.device.tracefs import Fields, number
 
-_TRIES = 8
+_TRIES = 4
 _NS_PER_US = 1000
 _NS_PER_S = 10**9
 
