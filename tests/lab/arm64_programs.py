@@ -244,6 +244,57 @@ async def script(host, tell):
     await vm.vcpus[1].kick()
     tell({"out": await read(vm.vcpus[1])})
 """,
+    "traced": """
+async def script(host, tell):
+    vm = await made(host, 2)
+    await vm.vcpus[1].set_one_reg(CVAL, 12345)
+    for vcpu in vm.vcpus:
+        await vcpu.run(api.ReadCounters())
+""",
+    "left-behind": """
+import os, threading
+from guestclock.kvm.device import open_device
+
+def left():
+    return sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), threading.active_count(), sorted(
+        os.listdir("/sys/kernel/tracing/instances"))
+
+async def script(host, tell):
+    before = left()
+    with open_device(lambda event: None) as device:
+        for op in (api.CreateVm(), api.CreateVcpu(0), api.CreateVcpu(0), api.CreateIrqchip(0)):
+            device.execute(op)
+        for op in (api.Run(0, 0), api.Start(0, 1)):
+            device.execute(op)
+        during = left()
+    device.close()
+    try:
+        device.execute(api.CreateVm())
+    except Exception as closed:
+        tell({"closed": str(closed)})
+    tell({"before": before, "during": during, "after": left()})
+""",
+    "refusals": """
+async def script(host, tell):
+    from guestclock.errors import UserError
+    from guestclock.kvm.device import open_device
+    with open_device(lambda event: None, trace=False) as device:
+        for op in (api.CreateVm(), api.CreateVcpu(0)):
+            device.execute(op)
+        for op in (api.Run(0, 0, (api.EnterL2(5),)), api.Run(0, 0, (api.ReadClocks(),)), api.GetClock(0),
+                   api.Preempt(0, 0, 5), api.HostSleep(10**9, kind="s2idle"), api.ReadHostClock("tsc"),
+                   api.GetOneReg(0, 3, 5), api.CreateVcpu(0, 9), api.SetClocksource("tsc")):
+            try:
+                tell({"said": str(device.execute(op))})
+            except UserError as refusal:
+                tell({"said": str(refusal)})
+    with open_device(lambda event: None, host_ops_allowed=True, trace=False) as device:
+        for op in (api.HostSleep(10**9), api.HostSleep(10**9, "stopped", "s2idle"), api.SetClocksource("tsc")):
+            try:
+                tell({"said": str(device.execute(op))})
+            except UserError as refusal:
+                tell({"said": str(refusal)})
+""",
     "stale": """
 async def script(host, tell):
     vm = await made(host, 2)
@@ -273,7 +324,7 @@ async def script(host, tell):
 SCRIPT_OPTIONS = {"host_ops_allowed": True, "trace": False}
 ON_TWO_CPUS = ("stale",)
 ASLEEP = ("sleep",)
-TRACED = ("far-deadline",)
+TRACED = ("far-deadline", "traced")
 
 
 def program(name: str) -> dict[str, Any]:

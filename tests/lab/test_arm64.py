@@ -335,6 +335,60 @@ def test_a_deadline_too_far_for_64_bits_is_looked_at_early_and_never_late(lab):
     assert [line["ctl"] for line in told] == [1, 1], "nothing is due"
 
 
+# ---- the device
+
+
+def test_tracepoints_lie_within_their_operations(lab):
+    """To within what a stamp in microseconds says; and their texts are the kernel's."""
+    lines = [line for line in lab.lines("traced") if "kind" in line]
+    ops = {line["data"]["op"]["vcpu"]: line for line in lines if line["name"] == "Run"}
+    points = [line for line in lines if line["kind"] == "tracepoint" and line["name"].endswith("_state")]
+    assert points
+    for point in points:
+        op = ops[point["vcpu"]]
+        assert op["start_ps"] <= point["end_ps"]
+        assert point["start_ps"] <= op["end_ps"]
+        assert point["end_ps"] - point["start_ps"] < 3 * 10**6
+    loaded = [point for point in points if point["name"] == "kvm_timer_restore_state"]
+    kinds = 2 if lab.vhe else 1
+    assert [point["data"]["arch_timer_ctx_index"] for point in loaded[:kinds]] == [1, 0][:kinds], "virtual, physical"
+    assert {point["vcpu"]: point["data"]["cval"] for point in loaded if point["data"]["arch_timer_ctx_index"] == 1} == {
+        0: 0,
+        1: 12345,
+    }
+    assert ("kvm_timer_emulate" in {line["name"] for line in lines}) == (not lab.vhe)
+
+
+def test_nothing_of_a_device_is_left_behind(lab):
+    found = lab.told("left-behind")
+    assert found["after"] == found["before"]
+    assert found["during"] != found["before"]
+    assert found["closed"] == "CreateVm: this Arm64DeviceKvm is closed"
+
+
+def test_what_cannot_be_done_is_told_in_a_line_that_says_why(lab):
+    said = [line["said"] for line in lab.lines("refusals")]
+    for told, expected in zip(
+        said,
+        (
+            "Run: EnterL2: this guest is no hypervisor; run it on the model",
+            "Run: ReadClocks: an arm64 guest has nothing of the kind",
+            "GetClock: no ioctl does this; run it on the model",
+            "Preempt: no call asks for it; run it on the model",
+            "HostSleep: changes the whole host, which is not ours; run it in the lab or on the model",
+            "ReadHostClock: unknown clock 'tsc' (known: counter, cntfrq, realtime, monotonic, monotonic_raw, boottime)",
+            "GetOneReg: VM 0 has no vCPU 3 (1 created)",
+            "CreateVcpu: id 9: expected the next free one, 1, or one that exists",
+            "SetClocksource: changes the whole host, which is not ours; run it in the lab or on the model",
+            "HostSleep: kind 's3': expected 's2idle': arm64 firmware here has no other sleep",
+            "HostSleep: a counter that is stopped: the system counter runs on whatever sleeps",
+            "SetClocksource: 'tsc' is not available here (available: arch_sys_counter)",
+        ),
+        strict=True,
+    ):
+        assert told == expected
+
+
 # ---- the host sleeps
 
 
