@@ -306,7 +306,7 @@ def test_the_lab_without_qemu(tmp_path: Path, scenario: str, qemu: str, command:
     (tmp_path / "git").symlink_to(shutil.which("git") or "/bin/true")
     nowhere = {"PATH": str(tmp_path), "GUESTCLOCK_LAB_CACHE": str(tmp_path / "cache")}
     line = told(guestclock_("run", scenario, "--on", "lab:6.12", **nowhere))
-    assert line.startswith(f"guestclock: lab: {qemu} not found (Debian package ")
+    assert line.startswith(f"lab: {qemu} not found (Debian package ")
     assert line.endswith(command)
 
 
