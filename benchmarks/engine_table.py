@@ -19,8 +19,8 @@ from guestclock.checks.checker import Checker, Tell
 from guestclock.checks.host import ExploredMachine, ExploredTimers
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import BEFORE
-from guestclock.checks.x86.windows import WindowTracker
 from guestclock.checks.world import Outcome
+from guestclock.checks.x86.windows import WindowTracker
 from guestclock.explore.run import Bounds, World
 from guestclock.explore.search import Search
 from guestclock.kvm.api import Host, Vm, serve

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODEL = ("tests/kvm/model",)
+MODEL = ("tests/kvm/model/x86", "tests/kvm/model/test_patch.py")
+ARM64 = ("tests/kvm/model/arm64",)
 TIME = ("tests/linux", "tests/machine")
 ORDERS = ("tests/explore/test_search.py",)
 FORMS = (
@@ -31,6 +32,10 @@ class Mutant:
 
 def engine(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"explore/{file}.py", old, new, ENGINE[file])
+
+
+def arm64(name: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, f"kvm/model/arm64/{file}.py", old, new, ARM64)
 
 
 def matching(name: str, old: str, new: str) -> Mutant:
@@ -127,7 +132,59 @@ MUTANTS = [
            "            vcpu.tsc_offset_adjustment = s64(vcpu.tsc_offset_adjustment + delta)\n", ""),
     Mutant("update-work-twice-as-late", "kvm/model/x86/updates.py", "KVMCLOCK_UPDATE_DELAY_NS = 100_000_000",
            "KVMCLOCK_UPDATE_DELAY_NS = 200_000_000"),
+    # ---- arm64: offsets, and who writes them
+    arm64("creation-keeps-poffset", "offsets", '    await cp("kvm_timer_vcpu_init: poffset")\n    set_cell(vm, vm.poffset, 0)\n', ""),
+    arm64("creation-resets-a-given-offset", "offsets", "    if vm.counter_offset:\n        return\n", ""),
+    arm64("refused-creation-resets-nothing", "lifecycle", "    refused = vm.vgic\n",
+          "    refused = vm.vgic\n    if id_ is not None and id_ < len(vm.vcpus):\n        unlock_vm(vm)\n        return \"EEXIST\"\n"),
+    arm64("offset-of-one-counter-only", "offsets",
+          '    await cp("SetCounterOffset: poffset")\n    set_cell(vm, vm.poffset, offset)\n', ""),
+    arm64("offset-without-the-flag", "offsets", "    vm.counter_offset = True\n", ""),
+    arm64("busy-only-in-the-guest", "offsets", "if any(vcpu.mutex for vcpu in vm.vcpus):", "if any(vcpu.in_guest for vcpu in vm.vcpus):"),
+    arm64("reserved-looked-at-last", "kvm",
+          '        raise KvmError("EINVAL", op, f"reserved is {op.reserved:#x}, expected 0")\n    if not await kvm_vm_ioctl_set_counter_offset(vm, u64(op.offset)):\n'
+          '        raise KvmError("EBUSY", op, "a vCPU is in KVM_RUN or in another ioctl")\n',
+          '        await kvm_vm_ioctl_set_counter_offset(vm, u64(op.offset))\n        raise KvmError("EINVAL", op, "reserved")\n'
+          '    if not await kvm_vm_ioctl_set_counter_offset(vm, u64(op.offset)):\n        raise KvmError("EBUSY", op, "busy")\n'),
+    arm64("a-given-offset-is-written-over", "offsets", "    if not vcpu.vm.counter_offset:\n        await counter_stored", "    if True:\n        await counter_stored"),
+    arm64("broadcast-in-one-step", "offsets", '    for other in vm.vcpus:\n        await cp(f"update_vtimer_cntvoff: vCPU {other.index}")\n        set_cell',
+          "    for other in vm.vcpus:\n        set_cell"),
+    arm64("broadcast-without-the-new-one", "offsets", "        set_cell(vm, cell_of(other.timers[index]), offset)\n    set_cell(vm, cell_of(vcpu.timers[index]), offset)\n",
+          "        set_cell(vm, cell_of(other.timers[index]), offset)\n"),
+    arm64("l2-without-the-hosts-offset", "arch_timer", "offset = u64(offset + timer.vcpu_offset.value)", "offset = timer.vcpu_offset.value"),
+    arm64("v6-value-minds-the-physical-offset", "offsets", "    await broadcast_guest_offset(vcpu, u64(kvm.phys_timer_read() - value))",
+          "    await broadcast_guest_offset(vcpu, u64(kvm.phys_timer_read() - value - cell_of(ptimer(vcpu)).value))"),
+    # ---- arm64: what a running vCPU has
+    arm64("running-vcpu-has-the-offset-of-now", "sysregs", "return timer.hw_offset if timer.loaded else timer_get_offset(timer)", "return timer_get_offset(timer)"),
+    arm64("trapped-read-with-the-loaded-offset", "sysregs", "    if by == TRAPPED:\n        return timer_get_offset(timer)\n", "    if by == TRAPPED:\n        return timer.hw_offset\n"),
+    arm64("put-forgets-the-offset", "arch_timer", "        timer.cval = u64(timer.hw_cval + timer.hw_on_exit - at_load - at_exit)\n",
+          "        timer.cval = timer.hw_cval\n"),
+    arm64("cval-loaded-as-it-is", "arch_timer", "        timer.hw_cval = u64(timer.cval + at_load)\n", "        timer.hw_cval = timer.cval\n"),
+    arm64("load-without-traps", "traps", "        program(vcpu, traps=not kvm.has_cntpoff and timer_get_offset(direct) != 0)\n", "        feel(vcpu)\n"),
+    arm64("nvhe-reads-the-counter-raw", "traps", "        _world_switch(vcpu, counter_traps=vcpu.vm.poffset.value != 0)\n", "        _world_switch(vcpu, counter_traps=False)\n"),
+    arm64("v2-traps-as-v1", "traps", "    if vcpu.vm.kvm.vhe:\n        program(vcpu, traps=offset)\n", "    if vcpu.vm.kvm.vhe:\n        feel(vcpu)\n"),
+    arm64("preempted-and-not-put", "run", "    vcpu_put(vcpu)\n    vcpu.preempted = False\n", "    vcpu.preempted = False\n"),
+    # ---- arm64: timers
+    arm64("due-one-tick-late", "arch_timer", "return kvm_timer_irq_can_fire(timer) and timer.cval <= counter_now(timer)",
+          "return kvm_timer_irq_can_fire(timer) and timer.cval < counter_now(timer)"),
+    arm64("hardware-due-one-tick-late", "arch_timer", "return timer.hw_cval <= u64(host_counter - timer.hw_offset)", "return timer.hw_cval < u64(host_counter - timer.hw_offset)"),
+    arm64("tge-forgotten", "arch_timer", "if is_virtual(timer) or timer.vcpu.in_guest:", "if True:"),
+    arm64("the-fraction-is-the-hosts", "arch_timer", "    if kvm.profile.ns_frac_per_timer:\n", "    if not kvm.profile.ns_frac_per_timer:\n"),
+    arm64("istatus-of-enabled-timers-only", "sysregs", "return timer.ctl | CTL_ISTATUS if delay_ns(timer, host_counter) == 0 else timer.ctl",
+          "return timer.ctl | CTL_ISTATUS if timer.ctl & CTL_ENABLE and delay_ns(timer, host_counter) == 0 else timer.ctl"),
+    arm64("tval-without-its-sign", "sysregs", "timer.cval = u64(counter_now(timer) + s32(value))", "timer.cval = u64(counter_now(timer) + u32(value))"),
+    arm64("reset-clears-cval", "lifecycle", "        timer.ctl = 0\n", "        timer.ctl = timer.cval = 0\n"),
+    arm64("hrtimer-not-started-again", "soft_timer", "        if ns != 0:\n            timer.soft_fires_ps = forwarded_ps", "        if False:\n            timer.soft_fires_ps = forwarded_ps"),
+    arm64("moved-timer-forgotten", "soft_timer", "        kvm_timer_update_irq(timer, should_fire)\n    if not should_fire and", "        kvm_timer_update_irq(timer, should_fire)\n    elif not should_fire and"),
+    arm64("offset-changes-before-due-callbacks", "soft_timer", "            if timer.soft_armed:\n                settle(timer)\n    cell.value = offset\n", "            pass\n    cell.value = offset\n"),
+    # ---- arm64: hypercalls
+    arm64("steal-counted-from-the-start", "pvtime", "    vcpu.last_steal = vcpu.run_delay\n    page = record_of(vcpu)\n", "    vcpu.last_steal = 0\n    page = record_of(vcpu)\n"),
+    arm64("ptp-without-poffset", "offsets", "return vm.voffset.value if counter == VIRTUAL else vm.poffset.value", "return vm.voffset.value if counter == VIRTUAL else 0"),
     # ---- the floors below
+    Mutant("cycle-counter-never-wraps", "arith/kernel.py", "    shifted = u64(cycles * mult + frac)\n", "    shifted = cycles * mult + frac\n", ARM64),
+    Mutant("cycle-counter-drops-its-fraction", "arith/kernel.py", "    shifted = u64(cycles * mult + frac)\n", "    shifted = u64(cycles * mult)\n", ARM64),
+    Mutant("arm64-sleeps-unmeasured", "machine/arm64.py", "        return mul_u64_u64_shr(u64(self.counter.at(woke) - self.counter.at(began)), clock.mult, clock.shift)\n",
+           "        return 0\n", ("tests/machine", "tests/kvm/model/arm64/test_sleep.py")),
     Mutant("scale-delta-rounds-up", "arith/kernel.py", "    return shifted * mul >> 32", "    return shifted * mul + 2**32 - 1 >> 32",
            ("tests/arith/test_kernel_vectors.py", "tests/arith/test_kernel_against_c.py")),
     Mutant("raw-clock-slewed", "linux/timekeeper.py",

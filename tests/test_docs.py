@@ -17,12 +17,13 @@ import msgspec
 import pytest
 import typer
 
+from guestclock.abi.arm64 import TIMER_REGS
 from guestclock.check import PROPERTIES
 from guestclock.cli import app
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup, names
-from guestclock.kvm.model.x86.kernels import KERNELS
-from guestclock.kvm.model.x86.profile import HOOKS, Profile
+from guestclock.kvm.model.architectures import ARCHITECTURES as MODELS
+from guestclock.kvm.model.profile import AnyProfile
 from guestclock.runs import parse_on
 from guestclock.scenario import load, parse
 from guestclock.scenario.document import (
@@ -64,7 +65,7 @@ def test_every_kernel_and_overlay_is_described_as_the_command_describes_it(name:
     assert row("kernels.md", f"`{name}`")[1] == names()[name]
 
 
-@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
+@pytest.mark.parametrize("hook", [h for model in MODELS.values() for h in model.hooks], ids=lambda hook: hook.name)
 def test_every_hook_point_has_its_rules(hook: Any) -> None:
     rules = row("kernels.md", f"`{hook.name}`: {hook.about}")[1]
     assert re.findall(r"`(\w+)`", rules) == list(hook.rules)
@@ -73,29 +74,41 @@ def test_every_hook_point_has_its_rules(hook: Any) -> None:
         assert f"`{name}`" + (f" ({told})" if told else "") in rules
 
 
-def differing(profile: Profile, base: Profile) -> Iterator[str]:
-    for name in Profile.__dataclass_fields__:
+REGISTERS = {reg: name for name, reg in TIMER_REGS.items()}
+
+
+def differing(profile: AnyProfile, base: AnyProfile) -> Iterator[str]:
+    for name in profile.__dataclass_fields__:
         ours, theirs = getattr(profile, name), getattr(base, name)
         if ours == theirs or name in ("name", "about"):
             continue
         if isinstance(ours, tuple):
-            yield f"`{name}`: + {', '.join(f'`{new}`' for new in ours if new not in theirs)}"
+            new = [REGISTERS.get(one, one) for one in ours if one not in theirs]
+            yield f"`{name}`: " + (f"+ {', '.join(f'`{one}`' for one in new)}" if new else "in another order")
         else:
             yield f"`{name}` = `{getattr(ours, '__name__', None) or str(ours).lower()}`"
 
 
-def test_every_profile_is_told_by_what_differs() -> None:
-    bases = dict(zip(KERNELS, [None, *KERNELS], strict=False)) | {"pvm": "linux-6.18"}
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_profile_is_told_by_what_differs(arch: str) -> None:
+    kernels = MODELS[arch].kernels
+    bases = dict(zip(kernels, [None, *kernels], strict=False))
+    if "pvm" in bases:
+        bases["pvm"] = "linux-6.18"
     for name, base in bases.items():
         if base is not None:
-            told = "; ".join(differing(KERNELS[name], KERNELS[base])) or "nothing that the model knows of"
+            told = "; ".join(differing(kernels[name], kernels[base])) or "nothing that the model knows of"
             assert row("kernels.md", f"`{name}` from `{base}`")[1] == told
 
 
-def test_every_fact_and_every_matching_rule_is_named() -> None:
-    hooks = {hook.name for hook in HOOKS}
-    facts = {field.name for field in dataclasses.fields(Profile)} - hooks - {"name", "about"}
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_fact_is_named(arch: str) -> None:
+    hooks = {hook.name for hook in MODELS[arch].hooks}
+    facts = {field.name for field in dataclasses.fields(MODELS[arch].baseline)} - hooks - {"name", "about"}
     assert not {fact for fact in facts if f"`{fact}`" not in PAGES["kernels.md"]}
+
+
+def test_every_matching_rule_is_named() -> None:
     assert [cells[0] for cells in rows("kernels.md") if re.fullmatch(r"P\d+", cells[0])] == [f"P{i}" for i in range(15)]
 
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import fields
 from pathlib import Path
-from struct import unpack_from
+from struct import pack, unpack_from
 
 import pytest
 from hypothesis import given
@@ -25,6 +25,7 @@ from guestclock.abi.kvm import (
     pack_xen_shared_info,
 )
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo, PvclockWallClock
+from guestclock.abi.stats import KvmStatsDesc, KvmStatsHeader
 
 u8, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
 
@@ -81,6 +82,30 @@ def test_a_real_mode_segment_changes_base_and_selector_only() -> None:
     assert after[5 * 24 + 14 :] == before[5 * 24 + 14 :]
 
 
+@pytest.mark.parametrize("ring", [0, 3])
+def test_long_mode_is_set_and_the_rest_is_left(ring: int) -> None:
+    before = bytes(range(256)) + bytes(56)
+    sregs = KvmSregs(before)
+    sregs.set_long_mode(0x20_0000, ring)
+    after = sregs.pack()
+    segment = "<QIH9B"  # base, limit, selector, type, present, dpl, db, s, l, g, avl, unusable
+    assert unpack_from(segment, after) == (0, 2**32 - 1, 0x08 | ring, 11, 1, ring, 0, 1, 1, 1, 0, 0)
+    for name in ("ds", "es", "fs", "gs", "ss"):
+        data = unpack_from(segment, after, KvmSregs.SEGMENTS[name])
+        assert data == (0, 2**32 - 1, 0x10 | ring, 3, 1, ring, 1, 1, 0, 1, 0, 0)
+    cr0, _, cr3, cr4, _, efer = unpack_from("<6Q", after, KvmSregs.CR0_OFFSET)
+    assert (hex(cr0), cr3, hex(cr4), hex(efer)) == ("0x80010033", 0x20_0000, "0x20", "0x500")
+    assert after[6 * 24 : KvmSregs.CR0_OFFSET] == before[6 * 24 : KvmSregs.CR0_OFFSET]
+    assert after[KvmSregs.CR0_OFFSET + 48 :] == before[KvmSregs.CR0_OFFSET + 48 :]
+
+
+def test_statistics_are_found_by_name() -> None:
+    raw = pack("<IhHII", 0x41, -9, 1, 904, 0) + b"exits".ljust(48, b"\0")
+    assert KvmStatsDesc.unpack(raw) == KvmStatsDesc(0x41, -9, 1, 904, 0, "exits")
+    header = KvmStatsHeader.unpack(pack("<6I", 0, 48, 47, 24, 72, 3080))
+    assert header == KvmStatsHeader(flags=0, name_size=48, num_desc=47, id_offset=24, desc_offset=72, data_offset=3080)
+
+
 def test_a_reference_tsc_page_has_signed_offset() -> None:
     page = HvReferenceTscPage(1, 0xFC7024AA3D70A3, -5)
     assert HvReferenceTscPage.unpack(page.pack()) == page
@@ -122,6 +147,13 @@ CHECK(offsetof(struct kvm_run, immediate_exit) == %(immediate_exit)d);
 CHECK(offsetof(struct kvm_run, exit_reason) == %(exit_reason)d);
 CHECK(offsetof(struct kvm_run, io) == %(union)d);
 CHECK(offsetof(struct kvm_xen_hvm_attr, u) == 8);
+CHECK(sizeof(struct kvm_stats_header) == 24);
+CHECK(offsetof(struct kvm_stats_header, data_offset) == 20);
+CHECK(offsetof(struct kvm_stats_desc, size) == 6);
+CHECK(offsetof(struct kvm_stats_desc, offset) == 8);
+CHECK(offsetof(struct kvm_stats_desc, name) == %(stats_name)d);
+CHECK(offsetof(struct kvm_sregs, efer) == offsetof(struct kvm_sregs, cr0) + 5 * 8);
+CHECK(offsetof(struct kvm_segment, l) == 19);
 CHECK(sizeof(struct kvm_xen_hvm_attr) == 72);
 """
 
@@ -142,6 +174,7 @@ OFFSETS = {
     "immediate_exit": KvmRun.IMMEDIATE_EXIT,
     "exit_reason": KvmRun.EXIT_REASON,
     "union": KvmRun.UNION,
+    "stats_name": KvmStatsDesc.FIXED,
 }
 
 

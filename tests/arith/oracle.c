@@ -179,6 +179,17 @@ void c_clocksource_cyc2ns(size_t n, const u64 *cycles, const u64 *mult, const s6
 	EACH out[i] = (cycles[i] * (u32)mult[i]) >> shift[i];
 }
 
+void c_cyclecounter_cyc2ns(size_t n, const u64 *cycles, const u64 *mult, const s64 *shift, const u64 *frac,
+			   u64 *ns, u64 *left)
+{
+	EACH {
+		u64 shifted = cycles[i] * (u32)mult[i] + frac[i];
+
+		left[i] = shifted & ((1ULL << shift[i]) - 1);
+		ns[i] = shifted >> shift[i];
+	}
+}
+
 void c_raw_ns(size_t n, const u64 *cycles, const u64 *mult, const s64 *shift, const u64 *base, u64 *out)
 {
 	EACH out[i] = (u64)(((u128)cycles[i] * (u32)mult[i] + base[i]) >> shift[i]);

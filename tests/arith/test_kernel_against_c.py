@@ -91,6 +91,7 @@ CASES: dict[str, tuple[Callable[..., Row], tuple[Domain, ...], str]] = {
     "c_pvclock_tsc_khz": (one(kernel.pvclock_tsc_khz), (U32_NOT_0, SHIFT), "u"),
     "c_clocksource_update_freq_scale": (kernel.clocksource_update_freq_scale, (U32_NOT_0, SCALE), "uu"),
     "c_clocksource_cyc2ns": (one(kernel.clocksource_cyc2ns), (U64, U32, SHIFT_DOWN), "u"),
+    "c_cyclecounter_cyc2ns": (kernel.cyclecounter_cyc2ns, (U64, U32, SHIFT_DOWN, U64), "uu"),
     "c_raw_ns": (one(lambda *a: kernel.u64(kernel.raw_ns(*a))), (U64, U32, SHIFT_DOWN, U64), "u"),
     "c_hv_tsc_scale": (hv_scale_and_refusal, (U32, SHIFT), "uu"),
     "c_hv_tsc_offset": (one(kernel.hv_tsc_offset), (U64, U64, U64), "s"),

@@ -85,6 +85,8 @@ OF_TIMES: dict[str, tuple[int, Callable[..., Any]]] = {
     "nested_tsc_offset": (2, lambda a, b: kernel.nested_tsc_offset(a, b, 0xD5555555, 32)),
     "nested_tsc_offset by one": (2, lambda a, b: kernel.nested_tsc_offset(a, b, 1 << 48, 48)),
     "clocksource_cyc2ns": (1, lambda t: kernel.clocksource_cyc2ns(t, 6462414, 24)),
+    "cyclecounter_cyc2ns: ns": (2, lambda t, frac: kernel.cyclecounter_cyc2ns(t, 699050667, 24, frac)[0]),
+    "cyclecounter_cyc2ns: frac": (2, lambda t, frac: kernel.cyclecounter_cyc2ns(t, 699050667, 24, frac)[1]),
     "raw_ns": (2, lambda t, base: kernel.raw_ns(t, 6462414, 24, base)),
     "hv_tsc_offset": (2, lambda ns, tsc: kernel.hv_tsc_offset(ns, tsc, 0xFC7024AA3D70A3)),
     "hv_ref_time": (2, lambda tsc, offset: kernel.hv_ref_time(tsc, 0xFC7024AA3D70A3, offset)),

@@ -12,6 +12,7 @@ from guestclock.arith import (
     clocks_calc_mult_shift,
     clocksource_cyc2ns,
     clocksource_update_freq_scale,
+    cyclecounter_cyc2ns,
     div_s64,
     hv_ref_time,
     hv_tsc_offset,
@@ -257,6 +258,26 @@ def test_arm64_counters_register_in_hz(hz: int, mult: int, shift: int, overflow_
     last = (2**64 - 1) // mult
     assert clocksource_cyc2ns(last, mult, shift) > clocksource_cyc2ns(last + 1, mult, shift)
     assert last / hz == pytest.approx(overflow_s, abs=0.1)
+
+
+def test_a_cycle_counter_carries_what_is_less_than_a_ns() -> None:
+    """24 MHz: a tick is 41.666... ns; three of them, one by one, are 125."""
+    mult, shift = clocksource_update_freq_scale(24_000_000, 1)
+    ns, frac = [], 0
+    for _ in range(3):
+        more, frac = cyclecounter_cyc2ns(1, mult, shift, frac)
+        ns.append(more)
+    assert (ns, cyclecounter_cyc2ns(3, mult, shift, 0)) == ([41, 42, 42], (125, frac))
+
+
+@pytest.mark.parametrize(("hz", "horizon_ns"), [(62_500_000, 2**41), (1_000_000_000, 2**41), (24_000_000, 2**40)])
+def test_a_cycle_counter_wraps_where_its_product_has_64_bits(hz: int, horizon_ns: int) -> None:
+    """kvm-arm64.md 2.5: at 2^(64-shift) ns, whatever the rate; with a mult that is a power of two to 0 exactly."""
+    mult, shift = clocksource_update_freq_scale(hz, 1)
+    first = -(-(2**64) // mult)
+    assert 2 ** (64 - shift) == horizon_ns
+    assert cyclecounter_cyc2ns(first - 1, mult, shift, 0)[0] >= horizon_ns - 10**9 // hz - 1
+    assert cyclecounter_cyc2ns(first, mult, shift, 0)[0] == (first * mult - 2**64) >> shift < 42
 
 
 @pytest.mark.parametrize(("khz", "raw"), [(4335, (1935088350, 23)), (4336, (3869284133, 24))])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CVAL, TIMER_REGS
+from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CNT, KVM_REG_ARM_TIMER_CVAL, TIMER_REGS
 from guestclock.check import PROPERTIES, Mark, Span, errors, groups, host_error, marks, step_at, story, unjudged
 from guestclock.errors import UserError
 from guestclock.kvm.api import (
@@ -314,6 +314,23 @@ def test_a_vcpu_in_kvm_run_sees_all_of_it() -> None:
     assert (vcpus, what) == ((0,), "steps back")
 
 
+def test_a_vcpu_in_kvm_run_sees_all_of_it_where_times_are_known_to_a_tick() -> None:
+    hand = Hand(62_499_871, vcpus=1)
+    hand.look()
+    hand.into_kvm_run(0)
+    hand.wait(S)
+    hand.look()
+    hand.step("another thread's ioctl, at a time that was rounded down")
+    hand.ticks(5)
+    hand.ps = (hand.host_counter() - hand.start) * 10**12 // hand.hz
+    hand.op(SetCounterOffset(0, 0), None)
+    hand.move("cntpct", -HZ)
+    hand.look()
+    assert [(m.what, m.amount.exact) for m in found(hand) if m.clock == "cntpct"] == [
+        ("steps back", -HZ), ("parts", -HZ),
+    ]  # fmt: skip
+
+
 def test_a_counter_stamped_before_the_kick_goes_back_by_what_lay_between() -> None:
     hand = clean()
     hand.into_kvm_run(1)
@@ -327,6 +344,19 @@ def test_a_counter_stamped_before_the_kick_goes_back_by_what_lay_between() -> No
     hand.set_virtual(stamp)
     hand.look()
     assert [m.amount.exact for m in by_name(hand)["cntvct-never-back"]] == [-5000] * 2
+
+
+@pytest.mark.parametrize("ticks", range(1, 9))
+def test_a_time_that_was_rounded_down_still_has_its_tick(ticks: int) -> None:
+    """A real host's true time is its counter, in ps, rounded down: that is where the guest was last seen."""
+    hand = Hand(62_499_871, vcpus=1)
+    hand.ticks(ticks)
+    hand.ps = (hand.host_counter() - hand.start) * 10**12 // hand.hz
+    hand.run()
+    hand.op(SetOneReg(0, 0, KVM_REG_ARM_TIMER_CNT, 0), None)
+    hand.look()
+    (away, _) = story(hand.trace).readings[0].away
+    assert away.counter == Span(hand.start + ticks - 1, hand.start + ticks)
 
 
 def test_a_counter_that_moves_by_itself_is_seen_to() -> None:

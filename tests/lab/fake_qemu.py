@@ -39,7 +39,7 @@ def mapped(name: str) -> mmap.mmap:
 
 def main() -> None:
     if "--version" in WORDS:
-        print("fake 1.0")
+        print("fake", "2.0" if "of another version" in WORDS else "1.0")
         return
     monitor = socket.socket(fileno=int(value("-chardev", "id=monitor").rpartition("=")[2]))
 

@@ -101,6 +101,9 @@ def test_the_deadline_holds_whatever_is_waited_for(fake):
     monitor.deadline = time.monotonic() + 0.2
     with pytest.raises(qmp.Late):
         monitor.command("query-status")
+    monitor.deadline = time.monotonic() - 1
+    with pytest.raises(qmp.Late):
+        monitor.event()
     monitor.deadline = time.monotonic() + 30
     with pytest.raises(qmp.Gone):
         monitor.command("let it end")

@@ -18,6 +18,7 @@ from guestclock.lab.process import Memory, write_whole
 from guestclock.lab.qemu import X86Machine
 from guestclock.lab.setup import Image
 from guestclock.lab.snapshots import Boot, copy_ram, counted_from_0, find_or_make, ram_checksum
+from guestclock.lab.tools import remove
 
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_qemu.py"))
 MACHINE = X86Machine(smp=1, tsc_khz=None, memory_mib=16, deterministic=True, extra_cmdline="")
@@ -70,11 +71,12 @@ def test_whatever_took_part_in_the_boot_tells_snapshots_apart(place):
     boots = [place.boot(), place.boot(archives=b"other code")]
     boots.append(place.boot(X86Machine(smp=1, tsc_khz=None, memory_mib=17, deterministic=True, extra_cmdline="")))
     boots.append(place.boot(X86Machine(smp=1, tsc_khz=5, memory_mib=16, deterministic=True, extra_cmdline="")))
+    boots.append(Boot((*FAKE, "of another version"), MACHINE, place.image, b"code"))
     keys = [boot.key() for boot in boots]
     place.image.kernel.write_bytes(b"kernel two")
     os.utime(place.image.kernel, (1, 1))
     keys.append(boots[0].key())
-    assert len(set(keys)) == 5
+    assert len(set(keys)) == 6
     assert place.boot().key() == keys[-1]
 
 
@@ -88,7 +90,7 @@ def test_two_that_need_one_take_turns_and_one_boots(place):
 def test_one_that_is_removed_while_it_is_used_stays_usable(place):
     boot = place.boot()
     with find_or_make(boot, place.cache, print) as snapshot:
-        snapshots._remove(snapshot.directory)
+        remove(snapshot.directory)
         assert place.kept == []
         ((answer,), _) = fork.run(boot, snapshot, {}, timeout_s=30)
     assert answer["booted"] == "kernel one"
@@ -203,8 +205,9 @@ def test_a_copy_has_holes_where_nothing_is_and_the_same_checksum(tmp_path):
         with (tmp_path / name).open("rb") as file:
             assert ram_checksum(file.fileno()) == checksum
     changed = whole[:-1] + b"D"
-    moved = whole.replace(b"begin", bytes(5))
-    for other in (changed, moved, b"\0" + whole[:-1]):
+    less = whole.replace(b"begin", bytes(5))
+    moved = bytes(snapshots.CHUNK) + whole[: snapshots.CHUNK] + whole[2 * snapshots.CHUNK :]
+    for other in (changed, less, moved):
         (tmp_path / "other").write_bytes(other)
         with (tmp_path / "other").open("rb") as file:
             assert ram_checksum(file.fileno()) != checksum

@@ -15,6 +15,16 @@ _REGS = Struct("<18Q")
 _REGION = Struct("<IIQQQ")
 _DEVICE_ATTR = Struct("<IIQQ")
 _SEGMENT = Struct("<QIH10B")
+_CONTROL = Struct("<6Q")
+"""cr0, cr2, cr3, cr4, cr8, efer."""
+
+U32_MAX = 2**32 - 1
+_CODE_READ_ACCESSED, _DATA_WRITE_ACCESSED = 11, 3
+_CR0_LONG_MODE = 0x8001_0033
+"""PG, WP, NE, ET, MP, PE."""
+_CR4_PAE = 1 << 5
+_EFER_LONG_MODE = 1 << 8 | 1 << 10
+"""LME, LMA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ class KvmRegs:
 
 
 class KvmSregs:
-    """struct kvm_sregs, 312 bytes, changed in place: only segments are set, the rest stays as the reset left it."""
+    """struct kvm_sregs, 312 bytes, changed in place: what is not set stays as the reset left it."""
 
     SIZE: ClassVar[int] = 312
     SEGMENTS: ClassVar[dict[str, int]] = {name: 24 * i for i, name in enumerate(("cs", "ds", "es", "fs", "gs", "ss"))}
@@ -105,6 +115,18 @@ class KvmSregs:
         base, limit, _, *rights = _SEGMENT.unpack_from(self._raw, offset)
         base = selector << 4
         _SEGMENT.pack_into(self._raw, offset, base, limit, selector, *rights)
+
+    def set_long_mode(self, page_tables: int, ring: int) -> None:
+        """64-bit code and flat data, in ring 0 or 3. No GDT and no IDT: nothing may load a segment, nothing may fault.
+
+        page_tables: guest physical address of the PML4. Source: Intel SDM vol. 3A 3.4.5, 10.8.5.
+        """
+        rights = (1, ring, 0, 1, 1, 1, 0, 0, 0)  # present, dpl, db, s, l, g, avl, unusable, padding
+        _SEGMENT.pack_into(self._raw, self.SEGMENTS["cs"], 0, U32_MAX, 0x08 | ring, _CODE_READ_ACCESSED, *rights)
+        rights = (1, ring, 1, 1, 0, 1, 0, 0, 0)
+        for name in ("ds", "es", "fs", "gs", "ss"):
+            _SEGMENT.pack_into(self._raw, self.SEGMENTS[name], 0, U32_MAX, 0x10 | ring, _DATA_WRITE_ACCESSED, *rights)
+        _CONTROL.pack_into(self._raw, self.CR0_OFFSET, _CR0_LONG_MODE, 0, page_tables, _CR4_PAE, 0, _EFER_LONG_MODE)
 
     def segment(self, name: str) -> tuple[int, int, int]:
         """(base, limit, selector)."""

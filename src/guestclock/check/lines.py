@@ -100,7 +100,8 @@ def _seen(story: Story, before: Reading, after: Reading, clock: str, amount: Spa
     all of it, or nothing where it slept meanwhile and reads no less than before.
     """
     if before.moves != after.moves and after.away is not None:
-        return amount + story.elapsed(after.rate, *after.away)
+        left, moved = after.away
+        return amount if left == moved else amount + story.elapsed(after.rate, left, moved)
     if before.pauses == after.pauses or after.value(clock) < before.value(clock):
         return amount
     return Span(0, 0)

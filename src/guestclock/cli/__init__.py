@@ -11,6 +11,7 @@ import typer
 
 from guestclock import __version__
 from guestclock.cli import checking
+from guestclock.cli.bench import bench_app
 from guestclock.cli.labs import lab_app
 from guestclock.cli.terminal import console, progress_line
 from guestclock.errors import Failure, UserError
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(lab_app, name="lab")
+app.add_typer(bench_app, name="bench")
 checking.register(app)
 
 

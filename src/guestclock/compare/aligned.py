@@ -120,6 +120,13 @@ class Aligned:
         self.trace = Trace({"on": "model"})
         self.revealed = self.given_away()
 
+    def first_read(self, clock: str, usual: int) -> int:
+        """A host clock when the trace began, ns, by its first reading. usual: where it was never read."""
+        event = next((e for e in self.real.of("host") if e.name == clock), None)
+        if event is None:
+            return usual
+        return int(event.data["value"]) - (event.start_ps + event.end_ps) // 2000
+
     def given_away(self) -> list[int]:
         """Values of the host's counter at clock reads that the trace gives away, ascending."""
         return []
@@ -138,11 +145,15 @@ class Aligned:
         instants = await self.before(op, self.instants_ps(entry, op))
         await self.until(instants[0])
         answer = await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
+        await self.after(op)
         return _as_read(op, entry, answer)
 
     async def before(self, op: Op, instants: list[int]) -> list[int]:
         """What the real host did besides, before this operation; the instants that are left for it."""
         return instants
+
+    async def after(self, op: Op) -> None:
+        """What is known of the real host from now on, and what it did."""
 
     async def until(self, at_ps: int) -> None:
         if at_ps > self.timeline.now_ps:

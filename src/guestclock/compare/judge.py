@@ -38,6 +38,17 @@ def judge(real: Trace, program: dict[str, Any], profile: str, circumstances: Cir
     return first
 
 
+def aligned(real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> Trace:
+    """The model's trace of the program at the real run's instants. Raises NotAligned."""
+    if lookup(profile).arch == "arm64":
+        from guestclock.compare.arm64.aligned import run_aligned as on_arm64
+
+        return on_arm64(real, program, profile, told)
+    from guestclock.compare.x86.aligned import run_aligned as on_x86
+
+    return on_x86(real, program, profile, told)
+
+
 def _on_x86(real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> Verdict:
     """What comparing gives under these circumstances.
 

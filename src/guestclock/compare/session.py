@@ -8,12 +8,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guestclock.compare.aligned import Circumstances
-from guestclock.compare.judge import judge
+from guestclock.compare.aligned import Circumstances, HostCounter
+from guestclock.compare.judge import aligned, judge
 from guestclock.compare.programs import Limits, random_program
 from guestclock.compare.shrink import shortest
 from guestclock.compare.tally import Tally
@@ -22,6 +22,7 @@ from guestclock.errors import UserError
 from guestclock.kvm.model import lookup
 from guestclock.lab import Lab, LabError
 from guestclock.runs.real import from_lines
+from guestclock.sim import Trace
 
 Program = dict[str, Any]
 Lines = list[dict[str, Any]]
@@ -118,9 +119,23 @@ class Session:
 
     def judged(self, program: Program, lines: Lines) -> Verdict:
         """One real trace against the model at its instants."""
+        return judge(self.trace(lines), program, self.profile, self.circumstances)
+
+    def traces(self, program: Program, lines: Lines) -> tuple[Trace, Trace]:
+        """The real trace and the model's at its instants, both in time as the host's kernel reckons it."""
+        real = self.trace(lines)
+        model = aligned(real, program, self.profile, self.circumstances)
+        return real, _by_the_hosts_counter(model, real, HostCounter.of(real, self.circumstances.true_hz))
+
+    def trace(self, lines: Lines) -> Trace:
+        """What the real kernel's program wrote, as a trace."""
+        return from_lines(lines)
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """What the lab's trace does not say of the machine."""
         true_hz = LAB_TSC_HZ if self.arch == "x86_64" else None
-        vhe = self.cpu in ("", "neoverse-n1")
-        return judge(from_lines(lines), program, self.profile, Circumstances(true_hz=true_hz, vhe=vhe))
+        return Circumstances(true_hz=true_hz, vhe=self.cpu in ("", "neoverse-n1"))
 
     def real(self, programs: Sequence[Program]) -> list[Lines | UserError | LabError]:
         """Their traces, each on a machine of its own."""
@@ -133,6 +148,19 @@ class Session:
             None if isinstance(lines, Exception) else self.judged(program, lines)
             for program, lines in zip(programs, outcomes, strict=True)
         ]
+
+
+def _by_the_hosts_counter(model: Trace, real: Trace, counter: HostCounter) -> Trace:
+    """An aligned trace tells true time; the real one, time as its kernel reckons it from the counter."""
+
+    def ps(true_ps: int) -> int:
+        return true_ps * counter.true_hz // counter.hz
+
+    rates = {k: v for k, v in real.meta.items() if k.startswith(("tsc_", "counter_")) or k in ("arch", "clocksource")}
+    told = Trace({**model.meta, **rates})
+    for event in model.events:
+        told.emit(replace(event, start_ps=ps(event.start_ps), end_ps=ps(event.end_ps)))
+    return told
 
 
 def limits_of(arch: str, profile: Any) -> Limits:

@@ -25,7 +25,7 @@ from guestclock.lab.process import end_all
 from guestclock.lab.qemu import Machine, X86Machine
 from guestclock.lab.setup import Image, check_name, find_image
 from guestclock.lab.snapshots import Boot, Snapshot, find_or_make
-from guestclock.lab.tools import LabError, cache_dir
+from guestclock.lab.tools import LabError, cache_dir, no_room
 
 ODD_TSC_KHZ = 2_596_122
 DEFAULT_TIMEOUT_S = 600.0
@@ -113,11 +113,15 @@ class Lab:
         machines = {program_sleeps(program): self.machine for program in programs}
         if True in machines:
             machines[True] = self.machine.that_sleeps()
+        cache = cache_dir()
         with ExitStack() as opened, ThreadPoolExecutor(AT_ONCE) as pool:
             booted = {}
             for sleeps, machine in machines.items():
-                boot = self.boot(machine)
-                booted[sleeps] = boot, opened.enter_context(find_or_make(boot, cache_dir(), self._progress))
+                try:
+                    boot = self.boot(machine)
+                    booted[sleeps] = boot, opened.enter_context(find_or_make(boot, cache, self._progress))
+                except OSError as error:
+                    raise no_room(error, cache) from None
             futures = [pool.submit(self._outcome, *booted[program_sleeps(p)], p, timeout_s) for p in programs]
             try:
                 return [future.result() for future in futures]

@@ -7,17 +7,17 @@ mirror. So no mirror is named here: a machine without any configured Debian mirr
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from guestclock.errors import UserError
-from guestclock.lab.tools import require
+from guestclock.lab.tools import require, workplace
 
 Progress = Callable[[str], None]
 
@@ -55,9 +55,7 @@ class Apt:
         self.options += ["-o", f"{name}={value}"]
 
     def run(self, tool: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [require(tool), *self.options, *arguments]
-        environment = os.environ | {"LC_ALL": "C"}
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        return _run([require(tool), *self.options, *arguments], cwd)
 
     def update(self) -> None:
         self.run("apt-get", "-q", "update")  # a suite that is not on the mirror is no failure: the others count
@@ -125,10 +123,10 @@ class Archive:
         for apt in self._each():
             if not apt.has(package):
                 continue
-            with tempfile.TemporaryDirectory(dir=into, prefix="partial-") as partial:
-                failed = apt.download(package, Path(partial))
+            with workplace(into) as partial:
+                failed = apt.download(package, partial)
                 if failed is None:
-                    (deb,) = Path(partial).glob("*.deb")
+                    (deb,) = partial.glob("*.deb")
                     return deb.replace(into / deb.name)
             trouble = failed
         raise UserError(f"lab: package {package}: {trouble}")
@@ -187,9 +185,19 @@ def version_key(name: str) -> tuple[int, ...]:
 def unpack(deb: Path, into: Path) -> None:
     """Files of a package, without its scripts."""
     into.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([require("dpkg-deb"), "-x", deb, into], capture_output=True, text=True, check=False)
+    done = _run([require("dpkg-deb"), "-x", str(deb), str(into)])
     if done.returncode != 0:
-        raise UserError(f"lab: {deb.name}: {done.stderr.strip()}")
+        deb.unlink()  # the next setup fetches another
+        raise UserError(f"lab: {deb.name}: damaged: {' '.join(done.stderr.split())}")
+
+
+def _run(command: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a tool. Raises OSError where it found the disk full, which it may take for something else."""
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if os.strerror(errno.ENOSPC) in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return done
 
 
 def _machine_s_architecture() -> str:

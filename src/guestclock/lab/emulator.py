@@ -13,14 +13,13 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from guestclock.errors import UserError
 from guestclock.lab.arch import X86, Arch
 from guestclock.lab.debian import Archive, unpack
-from guestclock.lab.tools import PACKAGE_OF, cache_dir
+from guestclock.lab.tools import PACKAGE_OF, cache_dir, workplace
 
 LOADER = "ld-linux-x86-64.so.2"
 
@@ -80,8 +79,8 @@ def fetch(archive: Archive, cache: Path, arch: Arch = X86) -> Fetched:
     """Fetch and unpack QEMU; it gets its name only when it is complete. archive: of x86-64's packages."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise UserError(f"lab: {_missing(arch)}, and it can be fetched for Linux on x86-64 only")
-    with tempfile.TemporaryDirectory(dir=cache, prefix="partial-") as partial:
-        debs, root, made = (Path(partial) / name for name in ("debs", "root", "made"))
+    with workplace(cache) as partial:
+        debs, root, made = (partial / name for name in ("debs", "root", "made"))
         packages = archive.fetch_with_dependencies(arch.qemu_packages, debs)
         for deb in packages:
             unpack(deb, root)
@@ -97,7 +96,7 @@ def fetch(archive: Archive, cache: Path, arch: Arch = X86) -> Fetched:
         (made / "manifest.json").write_text(json.dumps(facts, indent=2) + "\n")
         place = cache / arch.kept("qemu")
         if place.exists():
-            place.rename(Path(partial) / "old")
+            place.rename(partial / "old")
         made.rename(place)
     fetched = find_fetched(cache, arch)
     assert fetched is not None

@@ -6,11 +6,9 @@ Its bytecode is kept in the cache by content, so that two boots get the very sam
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from guestclock.lab import image, newc
 from guestclock.lab.arch import X86
 from guestclock.lab.imports import closure
 from guestclock.lab.setup import Image
+from guestclock.lab.tools import PARTIAL, remove, workplace
 
 PACKAGE = Path(guestclock.__file__).parent
 INSIDE = ("lab/inside.py", "lab/inside_x86.py", "lab/inside_arm64.py", "kvm/device", "vmm", "inspect")
@@ -83,8 +82,8 @@ def _compiled(on: Image, cache: Path) -> Path:
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     _prune(kept.parent, KEPT_COMPILATIONS - 1)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix="partial-") as partial:
-        tree = Path(partial) / "guestclock"
+    with workplace(kept.parent) as partial:
+        tree = partial / "guestclock"
         for name, data in files.items():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes(data)
@@ -99,10 +98,6 @@ def _compiled(on: Image, cache: Path) -> Path:
 
 def _prune(directory: Path, keep: int) -> None:
     """Removes compiled code but for the latest used: every change of a source file leaves one behind."""
-    compiled = [path for path in directory.iterdir() if not path.name.startswith("partial-")]
+    compiled = [path for path in directory.iterdir() if not path.name.startswith(PARTIAL)]
     for old in sorted(compiled, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
-        with (
-            contextlib.suppress(FileNotFoundError),
-            tempfile.TemporaryDirectory(dir=directory, prefix="partial-") as gone,
-        ):
-            old.rename(Path(gone) / old.name)
+        remove(old)

@@ -13,7 +13,6 @@ import json
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from guestclock.errors import UserError
 from guestclock.lab import emulator, image, newc
 from guestclock.lab.arch import X86, Arch, arch_of
 from guestclock.lab.debian import Archive, unpack
-from guestclock.lab.tools import cache_dir
+from guestclock.lab.tools import cache_dir, no_room, workplace
 
 DEFAULT_KERNELS = ("6.1", "6.12")
 SPARE = "spare"
@@ -42,6 +41,8 @@ class Image:
     """The Debian kernel package this is."""
     base_sha256: str
     arch: str = X86.name
+    kernel_sha256: str = ""
+    """Empty in images that were made before it was kept."""
 
     @property
     def kernel(self) -> Path:
@@ -50,6 +51,16 @@ class Image:
     @property
     def base(self) -> Path:
         return self.directory / "base.cpio"
+
+    def damage(self) -> Path | None:
+        """The file that is not what was put there; None where all is well."""
+        for path, sha256 in ((self.base, self.base_sha256), (self.kernel, self.kernel_sha256)):
+            try:
+                if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                    return path
+            except FileNotFoundError:
+                return path
+        return None
 
     @property
     def python_root(self) -> Path:
@@ -82,18 +93,30 @@ def setup(
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"lab: {cache} cannot be made: {error.strerror}") from None
+    try:
+        with _locked(cache / "lock"):
+            return _set_up(kernels, arch, progress, cache, refresh)
+    except OSError as error:
+        raise no_room(error, cache) from None
+
+
+def _set_up(
+    kernels: Sequence[str], arch: Arch, progress: Callable[[str], None], cache: Path, refresh: bool
+) -> list[Image]:
     made = []
-    with _locked(cache / "lock"):
-        archives = Archives(cache, progress)
-        if emulator.find(cache, arch) is None:
-            progress(f"lab: fetching {arch.qemu} and what it depends on (45 MB)")
-            progress(f"lab: QEMU ready ({emulator.fetch(archives.of(X86), cache, arch).package})")
-        for kernel in kernels:
-            ready = None if refresh else find_image(kernel, cache=cache, arch=arch)
-            if ready is None:
-                ready = _make(kernel, arch, archives, cache, progress)
-            progress(f"lab {arch.kept(kernel)}: ready ({ready.package})")
-            made.append(ready)
+    archives = Archives(cache, progress)
+    if emulator.find(cache, arch) is None:
+        progress(f"lab: fetching {arch.qemu} and what it depends on (45 MB)")
+        progress(f"lab: QEMU ready ({emulator.fetch(archives.of(X86), cache, arch).package})")
+    for kernel in kernels:
+        ready = None if refresh else find_image(kernel, cache=cache, arch=arch)
+        if ready is not None and (damaged := ready.damage()) is not None:
+            progress(f"lab {arch.kept(kernel)}: {damaged}: damaged, is made again")
+            ready = None
+        if ready is None:
+            ready = _make(kernel, arch, archives, cache, progress)
+        progress(f"lab {arch.kept(kernel)}: ready ({ready.package})")
+        made.append(ready)
     return made
 
 
@@ -136,8 +159,8 @@ def _make(kernel: str, arch: Arch, archives: Archives, cache: Path, progress: Ca
     package = archive.newest(kernel_package_pattern(kernel, arch))
     images = cache / "images"
     images.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=images, prefix="partial-") as partial:
-        made, root = Path(partial) / "image", Path(partial) / "root"
+    with workplace(images) as partial:
+        made, root = partial / "image", partial / "root"
         python, spare = made / "python", made / SPARE
         for name in (package, *image.PYTHON_PACKAGES):
             progress(f"lab {arch.kept(kernel)}: fetching {name}")
@@ -150,16 +173,17 @@ def _make(kernel: str, arch: Arch, archives: Archives, cache: Path, progress: Ca
             shutil.rmtree(place / "usr" / "share", ignore_errors=True)  # documentation
         progress(f"lab {arch.kept(kernel)}: packing")
         base = newc.archive(image.base_entries(root, python, arch, image.interpreter(arch, python, spare)))
+        booted = image.kernel_image(root)
         (made / "base.cpio").write_bytes(base)
-        (made / "vmlinuz").write_bytes(image.kernel_image(root))
+        (made / "vmlinuz").write_bytes(booted)
         place = images / arch.kept(kernel)
-        result = Image(place, image.RECIPE, package, hashlib.sha256(base).hexdigest(), arch.name)
+        base_sha256, kernel_sha256 = (hashlib.sha256(content).hexdigest() for content in (base, booted))
+        result = Image(place, image.RECIPE, package, base_sha256, arch.name, kernel_sha256)
         facts = asdict(result)
         del facts["directory"]
         (made / "manifest.json").write_text(json.dumps(facts, indent=2) + "\n")
-        old = Path(partial) / "old"
         if place.exists():
-            place.rename(old)
+            place.rename(partial / "old")
         made.rename(place)
     return result
 

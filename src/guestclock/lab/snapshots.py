@@ -29,7 +29,7 @@ from guestclock.lab import exchange
 from guestclock.lab.process import Memory, Process, read_whole
 from guestclock.lab.qemu import ICOUNT_SHIFT, Machine
 from guestclock.lab.setup import Image
-from guestclock.lab.tools import PARTIAL, LabError, no_room, workplace
+from guestclock.lab.tools import PARTIAL, LabError, remove, workplace
 
 FORMAT = 1
 """Counts changes of what a snapshot is and of how the inside meets it."""
@@ -139,22 +139,19 @@ def find_or_make(boot: Boot, cache: Path, progress: Progress) -> Snapshot:
     """The snapshot of a machine that boots so, checked; made where there is none, or a damaged one.
 
     Two processes that need the same one take turns. `LabError` where the machine does not come up, `UserError` where
-    there is no room for it, or the image it boots is damaged.
+    the image it boots is damaged, OSError where there is no room.
     """
     place = cache / "snapshots" / boot.key()
-    try:
-        found = _found(place, progress)
-        if found is not None:
-            return found
-        with _turn(boot.image.kernel):
-            found = _found(place, progress)  # someone else has made it meanwhile
-            if found is None:
-                progress(f"lab {boot.image.package}: boots once, to be copied")
-                _make(boot, place)
-                found = Snapshot(place)
+    found = _found(place, progress)
+    if found is not None:
         return found
-    except OSError as error:
-        raise no_room(error, place.parent) from None
+    with _turn(boot.image.kernel):
+        found = _found(place, progress)  # someone else has made it meanwhile
+        if found is None:
+            progress(f"lab: {boot.image.package} boots once, to be copied")
+            _make(boot, place)
+            found = Snapshot(place)
+    return found
 
 
 def _found(place: Path, progress: Progress) -> Snapshot | None:
@@ -170,7 +167,7 @@ def _found(place: Path, progress: Progress) -> Snapshot | None:
             return snapshot
     except Damaged as damage:
         progress(f"lab: {place}: damaged ({damage}), is made again")
-        _remove(place)
+        remove(place)
         return None
 
 
@@ -183,9 +180,10 @@ def _turn(kernel: Path) -> Iterator[None]:
 
 
 def _make(boot: Boot, place: Path) -> None:
+    damaged = boot.image.damage()
+    if damaged is not None:
+        raise UserError(f"lab: {damaged}: damaged: run 'guestclock lab setup', which makes it again")
     base = boot.image.base.read_bytes()
-    if hashlib.sha256(base).hexdigest() != boot.image.base_sha256:
-        raise UserError(f"lab: {boot.image.base}: damaged: run 'guestclock lab setup', which makes it again")
     place.parent.mkdir(parents=True, exist_ok=True)
     _prune(place.parent, KEPT_BYTES)
     ram_bytes = boot.machine.memory_mib << 20
@@ -322,16 +320,7 @@ def _prune(directory: Path, keep_bytes: int) -> None:
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         keep_bytes -= sum(file.stat().st_blocks * 512 for file in path.iterdir())
         if keep_bytes < 0:
-            _remove(path)
-
-
-def _remove(place: Path) -> None:
-    """Out of the way at once, so that nobody finds half of it."""
-    with workplace(place.parent) as gone:
-        try:
-            place.rename(gone / "old")
-        except FileNotFoundError:  # someone else was first
-            return
+            remove(path)
 
 
 @memo

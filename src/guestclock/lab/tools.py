@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from guestclock.errors import Failure, UserError
@@ -57,7 +58,7 @@ def cache_dir() -> Path:
     return place
 
 
-@contextmanager
+@contextlib.contextmanager
 def workplace(directory: Path) -> Iterator[Path]:
     """A new directory inside `directory` for something half-made; gone at the end, with what was not moved out.
 
@@ -78,6 +79,14 @@ def workplace(directory: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(place, ignore_errors=True)
         os.close(ours)
+
+
+def remove(place: Path) -> None:
+    """A directory is out of the way at once, so that nobody finds half of it. Needs no room; it may be gone already."""
+    gone = place.with_name(f"{PARTIAL}{place.name}-{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        place.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _lock(place: Path) -> int | None:

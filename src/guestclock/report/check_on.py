@@ -13,7 +13,7 @@ from guestclock.runs.on import parse_on
 
 
 def ask(done: Sequence[Checked], machines: Sequence[str], progress: Callable[[str], None]) -> None:
-    """Enters into `real` of each what the machines show. Raises UserError for a machine that is none, or is not here."""
+    """Enters into `real` of each what the machines show. Raises UserError for one that is none, or is not here."""
     for machine in machines:
         if parse_on(machine).kind == "model":
             raise UserError(f"--on {machine}: is what check does by itself; expected kvm or lab:KERNEL")

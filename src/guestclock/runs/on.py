@@ -13,9 +13,6 @@ from guestclock.scenario.quantity import did_you_mean
 from guestclock.vmm.clocks import ARM64
 
 USAGE = {"model": "model", "lab": "lab:KERNEL", "kvm": "kvm"}
-ARM64_CPUS = ("neoverse-n1", "neoverse-n1-nvhe", "cortex-a72")
-"""What an arm64 kernel of the lab may run on: with VHE, with VHE left unused, without. The first if none is named."""
-
 KVM_WAIT_LIMIT_NS = 120 * 10**9
 """Where a second is a second, a run that waits longer in all is left out."""
 
@@ -69,11 +66,18 @@ def parse_on(text: str) -> On:
         kernel, colon, cpu = rest.partition(":")
         if not re.fullmatch(r"\d+\.\d+", kernel):
             raise UserError(f"--on {text}: expected a kernel like lab:6.12")
-        if colon and cpu not in ARM64_CPUS:
-            near = did_you_mean(cpu, ARM64_CPUS) or f", expected one of {', '.join(ARM64_CPUS)}"
-            raise UserError(f"--on {text}: unknown CPU {cpu!r}{near}")
+        if colon:
+            _check_cpu(text, cpu)
         return On("lab", kernel, cpu)
     raise UserError(f"--on {text}: expected model, kvm, lab:KERNEL (as lab:6.12) or all")
+
+
+def _check_cpu(text: str, cpu: str) -> None:
+    from guestclock.lab.arm64 import CPUS
+
+    if cpu not in CPUS:
+        near = did_you_mean(cpu, CPUS) or f", expected one of {', '.join(CPUS)}"
+        raise UserError(f"--on {text}: unknown CPU {cpu!r}{near}")
 
 
 def check_architecture(scenario: Scenario, on: On) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from guestclock.errors import UserError
 from guestclock.lab import Lab
 from guestclock.lab.boot import ODD_TSC_KHZ
-from guestclock.runs.on import ARM64_CPUS
 from guestclock.scenario import Variation
 from guestclock.scenario.document import Arm64HostTable
 from guestclock.sim import Event, Trace
@@ -48,7 +47,8 @@ def run_lab(
 def _machine(variation: Variation, cpu: str) -> dict[str, Any]:
     """What the lab's machine is made with for this variation."""
     if isinstance(variation.host, Arm64HostTable):
-        return {"arch": ARM64, "cpu": cpu or ARM64_CPUS[0], "smp": _cpus(variation)}
+        rate = {} if variation.host.counter_hz is None else {"counter_hz": variation.host.counter_hz}
+        return {"arch": ARM64, "cpu": cpu, "smp": _cpus(variation), **rate}
     return {"smp": _cpus(variation), "tsc_khz": variation.host.tsc_khz or ODD_TSC_KHZ}
 
 

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.kvm.model.arm64.bench import Bench as Arm64Bench
 from tests.kvm.model.x86.bench import TSC, Bench, S, vm_with
 
+from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CNT, KVM_REG_ARM_TIMER_OFFSET
 from guestclock.errors import UserError
 from guestclock.kvm.api import Host
 from guestclock.kvm.model import lookup
@@ -19,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "my_patch.py"
 
 HEAD = "from guestclock.kvm.model.x86.kernels import LINUX_6_12\n"
+ARM = "from guestclock.kvm.model.arm64.kernels import LINUX_6_12\n"
 
 
 def in_sync(kernel: str, apart_ns: int) -> bool:
@@ -137,6 +140,26 @@ MISTAKES = {
         HEAD + "PROFILE = LINUX_6_12.but(name='m', xen='yes')\n",
         "line 2: xen is 'yes', expected a value of type bool",
     ),
+    "other-architecture": (
+        ARM + "from guestclock.kvm.model.x86 import matching\nPROFILE = LINUX_6_12.but(tsc_matching=matching.never)\n",
+        "line 3: a profile has no 'tsc_matching' (expected a hook point or a fact)",
+    ),
+    "parameters-on-arm64": (
+        ARM + "def mine(vcpu):\n    return None\nPROFILE = LINUX_6_12.but(write_counter=mine)\n",
+        "line 2: mine at write_counter takes (vcpu), expected a function of (vcpu, timer, value)",
+    ),
+    "not-async-on-arm64": (
+        ARM + "def mine(vcpu, timer, value):\n    return None\nPROFILE = LINUX_6_12.but(write_counter=mine)\n",
+        "line 2: mine at write_counter is a plain function, expected `async def`",
+    ),
+    "fact-of-arm64": (
+        ARM + "PROFILE = LINUX_6_12.but(name='m', timer_irqs='all')\n",
+        "line 2: timer_irqs is 'all', expected a value of type int",
+    ),
+    "timer-offset-reg": (
+        ARM + "PROFILE = LINUX_6_12.but(name='m', timer_offset_reg='sometimes')\n",
+        "line 2: timer_offset_reg is 'sometimes', expected one of nothing, always, opt-in",
+    ),
     "base-clock": (
         HEAD + "PROFILE = LINUX_6_12.but(name='m', base_clock='mono')\n",
         "line 2: base_clock is 'mono', expected one of raw, boottime",
@@ -153,6 +176,66 @@ def test_mistakes_are_told_in_one_line_with_file_and_line(mistake, tmp_path):
         lookup(str(file))
     assert str(error.value).startswith(f"{file}: {told}")
     assert "\n" not in str(error.value)
+
+
+LATE = """
+from guestclock.arith import u64
+from guestclock.kvm.model.arm64.soft_timer import set_cell
+
+async def in_halves(vcpu, timer, value):
+    set_cell(vcpu.vm, timer.vm_offset, u64(vcpu.vm.kvm.phys_timer_read() - value // 2))
+
+PROFILE = LINUX_6_12.but(about="counters by value, halved", write_counter=in_halves)
+"""
+
+
+def test_a_kernel_of_arm64_is_written_the_same_way(tmp_path):
+    file = tmp_path / "halves.py"
+    file.write_text(ARM + LATE)
+    assert (lookup(str(file)).arch, lookup(str(file)).about) == ("arm64", "halves: counters by value, halved")
+
+    async def recipe(host: Host) -> int:
+        vcpu = await (await host.create_vm()).create_vcpu()
+        await vcpu.set_one_reg(KVM_REG_ARM_TIMER_CNT, 5_000)
+        return await vcpu.get_one_reg(KVM_REG_ARM_TIMER_CNT)
+
+    assert Arm64Bench(str(file)).run(recipe) == 2_500
+    assert Arm64Bench(f"{file}+timer-offset-v2").run(recipe) == 5_000, "the overlay has a rule of its own there"
+    with pytest.raises(UserError, match="overlay 'exact5' is for x86_64, this kernel is arm64"):
+        lookup(f"{file}+exact5")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("write_counter=offsets.counter_stored, context_offsets=lambda vcpu: None", "timer 1 has no offset, expected"),
+        ("timer_offset_reg='always'", "timer_offset_reg without a rule at timer_offset, expected"),
+        ("timer_map=traps.physical_emulated_with_an_offset", "load_traps without a direct physical timer, expected"),
+    ],
+)
+def test_rules_that_do_not_fit_together_are_told_when_they_meet(change, told, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        ARM + f"from guestclock.kvm.model.arm64 import offsets, traps\nPROFILE = LINUX_6_12.but({change})\n"
+    )
+
+    async def recipe(host: Host) -> None:
+        vm = await host.create_vm()
+        vcpu = await vm.create_vcpu()
+        await vcpu.set_one_reg(KVM_REG_ARM_TIMER_CNT, 5)
+        await vm.set_counter_offset(5)
+        await vcpu.get_one_reg(KVM_REG_ARM_TIMER_OFFSET)
+        await vcpu.run()
+
+    with pytest.raises(UserError, match=told):
+        Arm64Bench(str(file)).run(recipe if "map" not in change else without_register)
+
+
+async def without_register(host: Host) -> None:
+    vm = await host.create_vm()
+    vcpu = await vm.create_vcpu()
+    await vm.set_counter_offset(5)
+    await vcpu.run()
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

@@ -101,7 +101,8 @@ class Arm64Reader(Reader):
         """An instant known by its true time alone, with the counter that goes with it."""
         if self.start is None:
             return Instant(at_ps)
-        lo, hi = (self.start + floor(ps * self.hz / PS_PER_S) for ps in (at_ps.lo, at_ps.hi))
+        # Where true time was itself told by the counter, it was rounded down to the ps.
+        lo, hi = (self.start + floor(ps * self.hz / PS_PER_S) for ps in (at_ps.lo, at_ps.hi + 1))
         return Instant(at_ps, Span(lo, hi))
 
     def seen(self, event: Event) -> Reading:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from guestclock.compare.aligned import Aligned, Circumstances
+from guestclock.kvm.api import Kick, Op, Peek, Start, Wait
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.arm64 import Arm64Kvm
 from guestclock.machine import Arm64Machine, Arm64Spec
-from guestclock.sim import Trace
+from guestclock.sim import PS_PER_NS, Trace, cp
+
+NS_PER_S = 10**9
 
 
 def run_aligned(
@@ -26,12 +29,37 @@ class Arm64Aligned(Aligned):
     """A program on the model of arm64."""
 
     kvm: Arm64Kvm
+    spinning: list[Start]
+    """What is in KVM_RUN until it is kicked."""
 
     def __init__(self, real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> None:
         super().__init__(real, program, told)
         spec = Arm64Spec(
-            counter_hz=self.counter.hz, counter_at_start=self.counter.start, vhe=told.vhe, cpus=real.meta.get("cpus", 1)
+            counter_hz=self.counter.hz,
+            counter_at_start=self.counter.start,
+            vhe=told.vhe,
+            cpus=real.meta.get("cpus", 1),
+            uptime_ns=self.first_read("monotonic", 1_000 * NS_PER_S),
+            realtime_ns=self.first_read("realtime", 1_760_000_000 * NS_PER_S),
         )
         self.machine = Arm64Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace.meta |= {"kernel": profile, "arch": "arm64", "counter_hz": spec.counter_hz}
         self.kvm = Arm64Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit)
+        self.spinning = []
+
+    async def before(self, op: Op, instants: list[int]) -> list[int]:
+        """On a host of one CPU the VMM's call takes it from every vCPU in KVM_RUN; they get it back when it is done."""
+        if self.machine.cpus == 1 and not isinstance(op, Wait | Peek | Kick):
+            await self.until(instants[0])
+            for started in self.spinning:
+                vcpu = self.kvm.vcpu(started)
+                vcpu.preempted_ns = (instants[-1] - self.timeline.now_ps) // PS_PER_NS + 1
+                vcpu.preempted = True
+                await cp("preempted by the VMM", until=lambda vcpu=vcpu: not vcpu.preempted)  # type: ignore[misc]
+        return instants
+
+    async def after(self, op: Op) -> None:
+        if isinstance(op, Start):
+            self.spinning.append(op)
+        elif isinstance(op, Kick):
+            self.spinning = [s for s in self.spinning if (s.vm, s.vcpu) != (op.vm, op.vcpu)]

@@ -6,6 +6,7 @@ whatever sets it anew, and every reading bounds it: by value it lies in the sand
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from guestclock.abi.arm64 import (
@@ -19,6 +20,9 @@ from guestclock.compare.comparison import Comparison, Unknown
 from guestclock.sim import Event, Trace
 
 COUNTERS = {KVM_REG_ARM_TIMER_CNT: "cntvct", KVM_REG_ARM_PTIMER_CNT: "cntpct"}
+Sandwich = tuple[int, int]
+Group = tuple[Event, list[Event]]
+
 MOVES = ("CreateVm", "CreateVcpu", "SetCounterOffset", "SetOneReg", "SetVcpuAttr")
 """Operations after which an offset may be another."""
 
@@ -49,7 +53,7 @@ class Arm64Comparison(Comparison):
     def answer(self, real: Event, answered: Any, model: Any) -> None:
         asked = real.data["op"]
         if real.name == "GetOneReg" and asked["id"] in COUNTERS:
-            self.counted(COUNTERS[asked["id"]], asked["vm"], asked["vcpu"], answered, model, self.sandwich(real))
+            self.counted(COUNTERS[asked["id"]], asked["vm"], asked["vcpu"], answered, model, *self.sandwiches(real))
         elif real.name == "Run":
             for action, one, other in zip(asked["actions"], answered, model, strict=True):
                 self.acted(real, action, one, other)
@@ -64,38 +68,73 @@ class Arm64Comparison(Comparison):
             self.ptp(event, action["x1"], real, model)
         elif action["action"] == "ReadSysreg" and ("CNTVCT" in action["name"] or "CNTPCT" in action["name"]):
             clock = "cntvct" if "CNTVCT" in action["name"] else "cntpct"
-            self.counted(clock, event.data["op"]["vm"], event.vcpu or 0, real, model, self.sandwich(event))
+            self.counted(clock, event.data["op"]["vm"], event.vcpu or 0, real, model, *self.sandwiches(event))
         else:
             told = action.get("name", "")
             self.same(f"guest's {action['action']} {told}".rstrip(), real, model)
 
     def reading(self, whose: str, event: Event, real: dict[str, Any], model: dict[str, Any]) -> None:
         vm, vcpu = event.data.get("vm", event.data.get("op", {}).get("vm", 0)), event.vcpu or 0
-        first, last = real["host_counter"]
+        real_host, model_host = real["host_counter"], model["host_counter"]
         for clock, key in (("cntvct", "cntvct"), ("cntpct", "cntpct"), ("cntvct", "cntvct_after")):
             if real[key] is None or model[key] is None:
                 self.same(f"{whose}{key}", real[key], model[key])
             else:
-                self.counted(clock, vm, vcpu, real[key], model[key], (first, last), whose)
+                self.counted(clock, vm, vcpu, real[key], model[key], real_host, model_host, whose)
 
     def counted(
-        self, clock: str, vm: int, vcpu: int, real: int, model: int, host: tuple[int, int], whose: str = ""
+        self, clock: str, vm: int, vcpu: int, real: int, model: int, host: Sandwich, at: Sandwich, whose: str = ""
     ) -> None:
-        """A counter read somewhere in `host`, and the model's at one instant of its own."""
-        at = self.counter.at_true(self.model_event.end_ps)
-        began = self.counter.at_true(self.model_event.start_ps)
-        # real = h - O with h in the sandwich; model = m - o with m between its operation's ends.
-        lo = s64(host[0] - real - (at - model))
-        hi = s64(host[1] - real - (began - model))
+        """A counter read on the real host somewhere in `host`, on the model in `at`."""
+        # real = h - O with h in its sandwich; model = m - o with m in its own.
+        lo = s64(host[0] - real - (at[1] - model))
+        hi = s64(host[1] - real - (at[0] - model))
         self.bounded(f"{whose}{clock}, ticks", self.offset(vm, vcpu, clock), lo, hi)
 
     def ptp(self, event: Event, which: int, real: Any, model: Any) -> None:
         """Wall clock and counter of one instant: what the wall clock says is the same line on both, to a tick."""
         vm, vcpu = event.data["op"]["vm"], event.vcpu or 0
         clock = "cntpct" if which == KVM_PTP_PHYS_COUNTER else "cntvct"
-        self.counted(
-            clock, vm, vcpu, real[2] << 32 | real[3], model[2] << 32 | model[3], self.sandwich(event), "PTP's "
+        told = real[2] << 32 | real[3], model[2] << 32 | model[3]
+        self.counted(clock, vm, vcpu, *told, *self.sandwiches(event), "PTP's ")
+
+    def sandwiches(self, event: Event) -> tuple[Sandwich, Sandwich]:
+        """Of the operation's own, on the real host and on the model."""
+        model = self.model_event
+        return (
+            (self.counter.at(event.start_ps), self.counter.at(event.end_ps)),
+            (self.counter.at_true(model.start_ps), self.counter.at_true(model.end_ps)),
         )
 
-    def sandwich(self, event: Event) -> tuple[int, int]:
-        return self.counter.at(event.start_ps), self.counter.at(event.end_ps)
+    # ---- tracepoints
+
+    def grouped_real(self) -> Iterator[Group]:
+        return self.telling(super().grouped_real())
+
+    def grouped_model(self) -> Iterator[Group]:
+        return self.telling(super().grouped_model())
+
+    def telling(self, groups: Iterator[Group]) -> Iterator[Group]:
+        """Without what depends on when the host's interrupts and its scheduler threw a vCPU out.
+
+        Each exit may say a level of an interrupt again, so only its changes are told. A vCPU that is in KVM_RUN to
+        stay is put and loaded whenever another thread wants its CPU, so its lines are left out until it is kicked.
+        """
+        levels: dict[tuple[int | None, int], int] = {}
+        spinning: set[int | None] = set()
+        for operation, points in groups:
+            if operation.name == "Start" and "error" not in operation.data:
+                spinning.add(operation.vcpu)
+            told = []
+            for point in points:
+                if point.vcpu in spinning:
+                    continue
+                if point.name == "kvm_timer_update_irq":
+                    which = point.vcpu, point.data["irq"]
+                    if levels.get(which) == point.data["level"]:
+                        continue
+                    levels[which] = point.data["level"]
+                told.append(point)
+            yield operation, told
+            if operation.name == "Kick":
+                spinning.discard(operation.vcpu)

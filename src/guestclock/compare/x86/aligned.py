@@ -18,6 +18,8 @@ from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
 from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Trace
 
+NS_PER_S = 10**9
+
 
 def run_aligned(
     real: Trace, program: dict[str, Any], profile: str, circumstances: Circumstances | None = None
@@ -44,6 +46,8 @@ class X86Aligned(Aligned):
             clocksource=meta.get("clocksource", "tsc"),
             hz=meta.get("hz", 250),
             cpus=8,
+            uptime_ns=self.first_read("monotonic", 1_000 * NS_PER_S),
+            realtime_ns=self.first_read("realtime", 1_760_000_000 * NS_PER_S),
         )
         self.machine = X86Machine(self.timeline, spec, scheduler=self.scheduler)
         self.trace.meta |= {"kernel": profile, "tsc_khz": meta["tsc_khz"]}

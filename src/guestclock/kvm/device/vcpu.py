@@ -175,6 +175,21 @@ class Vcpu(ABC, Generic[CommandT]):
                 raise IoctlError("EIO", (first, stamps[1]), f"the guest ended with {name}, detail {detail:#x}")
             return first, stamps[1]
 
+    def complete_exit(self) -> None:
+        """On the thread: finishes the port or memory access that the latest exit was for, and enters no guest.
+
+        Until then the guest's registers are not to be touched (Documentation/virt/kvm/api.rst, KVM_RUN).
+        """
+        assert self.run_page is not None
+        self.run_page[KvmRun.IMMEDIATE_EXIT] = 1
+        try:
+            call(self.fd, abi.KVM_RUN)
+        except IoctlError as refusal:
+            if refusal.errno != "EINTR":
+                raise
+        finally:
+            self.run_page[KvmRun.IMMEDIATE_EXIT] = 0
+
     def _force_out(self, pending: Pending[Any]) -> None:
         """immediate_exit catches an entry that is yet to come, the signal one that has been; so neither is missed."""
         assert self.run_page is not None

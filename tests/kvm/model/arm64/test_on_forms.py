@@ -93,6 +93,7 @@ async def restore(host: Host) -> list[Any]:
         got += saved
     got += await looks(vm)
     await offsets(a, 2**63 + 7)
+    await offsets(b, saved[1][1])
     for vcpu in vm.vcpus:
         got += await vcpu.run(ReadCounters(), *[ReadSysreg(name) for name in GUEST_SYSREGS])
     got.append(await tried(vm.set_counter_offset(saved[1][1])))

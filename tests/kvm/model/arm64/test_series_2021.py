@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.kvm.model.arm64.bench import HZ, Bench, S, errno, tried, vm_with
+from tests.kvm.model.arm64.bench import HZ, Bench, errno, tried, vm_with
 
 from guestclock.abi.arm64 import (
     KVM_ARM_VCPU_TIMER_CTRL,
@@ -194,9 +194,9 @@ def half_way(kernel: str, group: int, attr: int, offset: int) -> list[tuple[int,
 
     async def writer(host: Host) -> None:
         vm = await vm_with(host, 3)
-        await host.wait(S)
+        await host.wait(10_000)
         await SetVcpuAttr(vm.id, 0, group, attr, offset)
-        await host.wait(S)
+        await host.wait(10_000)
 
     async def watcher() -> None:
         while True:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from struct import Struct, pack_into, unpack_from
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo, PvclockWallClock
+from guestclock.kvm.device.x86.assembler import Assembler
 
 MEMORY_SIZE = 0x10_0000
 CODE_GPA = 0x1000
@@ -69,35 +70,9 @@ class Command:
         return cls(*_COMMAND.unpack(raw))
 
 
-class _Assembler:
-    """Bytes with labels: `jump` and `call` leave a hole that `finish` fills."""
-
-    def __init__(self) -> None:
-        self.code = bytearray()
-        self.labels: dict[str, int] = {}
-        self._holes: list[tuple[int, int, str]] = []
-
-    def label(self, name: str) -> None:
-        self.labels[name] = len(self.code)
-
-    def emit(self, code: str) -> None:
-        self.code += bytes.fromhex(code)
-
-    def jump(self, opcode: str, target: str, width: int = 1) -> None:
-        self.emit(opcode)
-        self._holes.append((len(self.code), width, target))
-        self.code += bytes(width)
-
-    def finish(self) -> bytes:
-        for at, width, target in self._holes:
-            distance = self.labels[target] - (at + width)
-            self.code[at : at + width] = distance.to_bytes(width, "little", signed=True)
-        return bytes(self.code)
-
-
 def _assemble() -> tuple[bytes, dict[str, int]]:
     """The guest's code. DS and SS are the vCPU's segment; SI points to the command being carried out."""
-    a = _Assembler()
+    a = Assembler()
     a.label("start")
     a.emit("be 40 00")  # mov si, COMMANDS
     a.label("next")

@@ -124,7 +124,7 @@ def this_timers_offset(vcpu: VcpuTime, attr: int) -> int | None:
 
 @set_offset_attribute.rule(since="2021-07-16, v2")
 async def broadcast_offset(vcpu: VcpuTime, attr: int, offset: int) -> bool:
-    """Of all vCPUs, one after the other, while those that run go on with what they have loaded."""
+    """It goes to all vCPUs, one after the other, while those that run go on with what they have loaded."""
     if attr not in (KVM_ARM_VCPU_TIMER_OFFSET_VTIMER, KVM_ARM_VCPU_TIMER_OFFSET_PTIMER):
         return False
     await broadcast(vcpu, TIMER_VTIMER if attr == KVM_ARM_VCPU_TIMER_OFFSET_VTIMER else TIMER_PTIMER, offset)
@@ -149,5 +149,5 @@ async def physical_offset_moves_both(vcpu: VcpuTime, attr: int, offset: int) -> 
 
 @get_offset_attribute.rule(since="2021-08-04, v6")
 def physical_offset(vcpu: VcpuTime, attr: int) -> int | None:
-    """The same."""
+    """The physical counter's offset."""
     return timer_get_offset(ptimer(vcpu)) if attr == KVM_ARM_VCPU_TIMER_PHYS_OFFSET else None

@@ -86,7 +86,7 @@ async def _create_vm(self: Arm64Kvm, op: api.CreateVm) -> int:
 @_handles(api.CreateVcpu)
 async def _create_vcpu(self: Arm64Kvm, op: api.CreateVcpu) -> int:
     vm = self.vm(op)
-    made = await lifecycle.create_vcpu(vm, len(vm.vcpus) if op.id is None else op.id)
+    made = await lifecycle.create_vcpu(vm, op.id)
     if isinstance(made, VcpuTime):
         return made.index
     why = f"vCPU {op.id} exists" if made == "EEXIST" else "the irqchip is initialised"
@@ -161,7 +161,7 @@ async def _set_vcpu_attr(self: Arm64Kvm, op: api.SetVcpuAttr) -> None:
     refused = await attributes.set_attr(vcpu, op.group, op.attr, op.value)
     unlock(vcpu)
     if refused:
-        raise KvmError(refused, op, f"group {op.group}, attribute {op.attr}, value {op.value}")
+        raise KvmError(refused, op, f"group {op.group}, attribute {op.attr}")
 
 
 @_handles(api.GetVcpuAttr)

@@ -37,10 +37,11 @@ def kvm_arch_init_vm(kvm: KvmHost) -> VmTime:
     return vm
 
 
-async def create_vcpu(vm: VmTime, index: int) -> VcpuTime | str:
+async def create_vcpu(vm: VmTime, id_: int | None) -> VcpuTime | str:
     """KVM_CREATE_VCPU and KVM_ARM_VCPU_INIT, or why not: "EBUSY" with an irqchip that is initialised.
 
-    The counters are reset before it is known whether the vCPU can be: one that exists already ("EEXIST") does it too.
+    id_: None is the next free one when it is published. The counters are reset before it is known whether the vCPU can
+    be: one that exists already ("EEXIST") does it too.
     """
     kvm: KvmHost = vm.kvm
     await lock_vm(vm, "CreateVcpu")
@@ -49,14 +50,14 @@ async def create_vcpu(vm: VmTime, index: int) -> VcpuTime | str:
     if refused:
         return "EBUSY"
     count = 4 if kvm.options.nested else 2
-    vcpu = VcpuTime(index=index, vm=vm, cntvoff_el2=Cell(), timers=tuple(TimerContext(index=i) for i in range(count)))
+    vcpu = VcpuTime(vm=vm, cntvoff_el2=Cell(), timers=tuple(TimerContext(index=i) for i in range(count)))
     for timer in vcpu.timers:
         timer.vcpu = vcpu
     kvm.profile.context_offsets(vcpu)
     await kvm.profile.creation_offsets(vcpu)
     await cp("create_vcpu: publish")
     await lock_vm(vm, "CreateVcpu")
-    if index < len(vm.vcpus):
+    if id_ is not None and id_ < len(vm.vcpus):
         unlock_vm(vm)
         return "EEXIST"
     vcpu.index = len(vm.vcpus)

@@ -7,6 +7,7 @@ in KVM_RUN: it goes on with what it has loaded until its next vcpu_load().
 from __future__ import annotations
 
 from guestclock.arith import u64
+from guestclock.errors import UserError
 from guestclock.kvm.model.arm64.host import KvmHost
 from guestclock.kvm.model.arm64.profile import (
     context_offsets,
@@ -86,7 +87,7 @@ async def kvm_vm_ioctl_set_counter_offset(vm: VmTime, offset: int) -> bool:
 # ---- the cells
 
 
-@context_offsets.rule(since="4.10")
+@context_offsets.rule(since="5.10")
 def cntvoff_of_each_vcpu(vcpu: VcpuTime) -> None:
     """The virtual timer's in the vCPU's shadow of CNTVOFF_EL2; the physical timer has none."""
     vtimer(vcpu).vm_offset = vcpu.cntvoff_el2
@@ -121,9 +122,11 @@ def host_offset_of_each_timer(vcpu: VcpuTime) -> None:
 
 
 def cell_of(timer: TimerContext) -> Cell:
-    """The cell that timer_set_offset() writes."""
+    """The cell that timer_set_offset() writes. Raises UserError for a kernel of one's own that forgot it."""
     cell = timer.vm_offset
-    assert cell is not None, f"timer {timer.index} has no offset"
+    if cell is None:
+        kernel = timer.vcpu.vm.kvm.profile.name
+        raise UserError(f"kernel {kernel}: timer {timer.index} has no offset, expected a cell from context_offsets")
     return cell
 
 
@@ -149,9 +152,9 @@ async def _broadcast_locked(vcpu: VcpuTime, index: int, offset: int) -> None:
     set_cell(vm, cell_of(vcpu.timers[index]), offset)
 
 
-@write_counter.rule(since="4.10")
+@write_counter.rule(since="5.10")
 async def counter_broadcast(vcpu: VcpuTime, timer: TimerContext, value: int) -> None:
-    """The offset is fixed by one read, and then goes to all vCPUs; who waits for kvm->lock between loses the wait."""
+    """The offset is fixed by one read, before the wait for kvm->lock; then it goes to all vCPUs."""
     kvm: KvmHost = vcpu.vm.kvm
     await broadcast(vcpu, timer.index, u64(kvm.phys_timer_read() - value))
 
@@ -182,7 +185,7 @@ async def counter_broadcast_as_guest_offset(vcpu: VcpuTime, timer: TimerContext,
 # ---- a new vCPU
 
 
-@creation_offsets.rule(since="4.10")
+@creation_offsets.rule(since="5.10")
 async def creation_broadcasts_now(vcpu: VcpuTime) -> None:
     """The virtual counters of all vCPUs begin at 0 again; the new one's physical offset is 0."""
     kvm: KvmHost = vcpu.vm.kvm
@@ -254,8 +257,14 @@ async def update_ptimer_cntpoff(vcpu: VcpuTime, offset: int) -> None:
 
 @timer_offset.rule()
 def no_offset_register(vcpu: VcpuTime) -> int:
-    """There is no such register."""
-    raise AssertionError("KVM_REG_ARM_TIMER_OFFSET is not in this kernel")
+    """There is no such register.
+
+    Raises UserError for a kernel of one's own that shows it all the same.
+    """
+    kernel = vcpu.vm.kvm.profile.name
+    raise UserError(
+        f"kernel {kernel}: timer_offset_reg without a rule at timer_offset, expected guest_offset or another"
+    )
 
 
 @timer_offset.rule(since="2021-08-04, v6")

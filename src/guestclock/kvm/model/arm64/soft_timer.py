@@ -92,7 +92,7 @@ def armed_unless_level_changed(timer: TimerContext, should_fire: bool) -> None:
 
 @soft_timer.rule(since="6.3")
 def armed_unless_level_changed_or_due(timer: TimerContext, should_fire: bool) -> None:
-    """The same, and none for a timer that is due."""
+    """A change of the output ends it there, and a timer that is due gets none."""
     if should_fire != timer.level:
         kvm_timer_update_irq(timer, should_fire)
     elif not should_fire and kvm_timer_irq_can_fire(timer):

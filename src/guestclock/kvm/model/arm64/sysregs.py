@@ -194,7 +194,7 @@ def timer_write(timer: TimerContext, which: str, value: int) -> None:
 
 @user_ctl.rule(since="5.10")
 def istatus_reckoned(timer: TimerContext) -> int:
-    """As a guest's trapped read: ISTATUS by the counter now, which leaves its trace in ns_frac."""
+    """With ISTATUS by the counter now, as a guest's trapped read; that leaves its trace in ns_frac."""
     return timer_read(timer, "CTL")
 
 

@@ -41,7 +41,5 @@ def kvm_timer_emulate(timer_idx: int, should_fire: bool) -> dict[str, Any]:
 
 
 def _registers(ctl: int, cval: int, timer_idx: int) -> str:
-    """printf's %#08lx and %#16llx: the 0x belongs to the width, and 0 has none."""
-    shown_ctl = f"{ctl:#08x}" if ctl else "00000000"
-    shown_cval = f"{cval:#x}" if cval else "0"
-    return f"CTL: {shown_ctl} CVAL: {shown_cval:>16} arch_timer_ctx_index: {timer_idx}"
+    """The kernel's %#08lx and %#16llx: the 0x belongs to the width, and 0 has one too."""
+    return f"CTL: {ctl:#08x} CVAL: {cval:#16x} arch_timer_ctx_index: {timer_idx}"

@@ -7,6 +7,7 @@ Source: arch/arm64/kvm/arch_timer.c timer_set_traps(), hyp/nvhe/timer-sr.c, v6.1
 
 from __future__ import annotations
 
+from guestclock.errors import UserError
 from guestclock.kvm.model.arm64.arch_timer import timer_get_offset
 from guestclock.kvm.model.arm64.host import KvmHost
 from guestclock.kvm.model.arm64.profile import TimerMap, entry_traps, load_traps, ptimer_cval, timer_map
@@ -61,7 +62,10 @@ def trapped_with_an_offset_without_cntpoff(vcpu: VcpuTime) -> None:
     kvm: KvmHost = vcpu.vm.kvm
     if kvm.vhe:
         direct = kvm.profile.timer_map(vcpu).direct_ptimer
-        assert direct is not None
+        if direct is None:
+            raise UserError(
+                f"kernel {kvm.profile.name}: load_traps without a direct physical timer, expected one on VHE"
+            )
         program(vcpu, traps=not kvm.has_cntpoff and timer_get_offset(direct) != 0)
 
 
@@ -137,7 +141,7 @@ def both_on_vhe(vcpu: VcpuTime) -> TimerMap:
 
 @timer_map.rule(since="6.4", commit="81dc9504a700")
 def both_on_vhe_or_el2s(vcpu: VcpuTime) -> TimerMap:
-    """The same; of a guest hypervisor's four, those of the level that runs are the hardware's, the others emulated."""
+    """VHE: both are the hardware's, of a guest hypervisor's four those of the level that runs; others are emulated."""
     if len(vcpu.timers) == 2:
         return _map(vcpu, physical=vcpu.vm.kvm.vhe)
     el1, el2 = (vtimer(vcpu), ptimer(vcpu)), (vcpu.timers[TIMER_HVTIMER], vcpu.timers[TIMER_HPTIMER])
@@ -155,7 +159,7 @@ def physical_emulated_with_an_offset(vcpu: VcpuTime) -> TimerMap:
 
 @timer_map.rule(since="2021-08-04, v6")
 def physical_emulated_with_an_offset_without_ecv(vcpu: VcpuTime) -> TimerMap:
-    """The same, where the CPU has no FEAT_ECV."""
+    """VHE: the physical one is emulated if it has an offset and the CPU no FEAT_ECV."""
     return _map(vcpu, physical=vcpu.vm.kvm.vhe and not emulated_for_its_offset(vcpu))
 
 

@@ -1,0 +1,1 @@
+"""Recipes that ask a kernel one thing each."""

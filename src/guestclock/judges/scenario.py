@@ -1,0 +1,231 @@
+"""A scenario on a kernel in the lab, on the model at the very same instants, and under the checker.
+
+Three questions, each with an answer that can be wrong. Does the model tell every operation, page and tracepoint as the
+kernel does? Does every property break in both traces in the same steps and by the same amount, as far as readings tell?
+And does the checker prove a bound for it that the kernel keeps, with calls that may take as long as this kernel's did?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guestclock.check import Mark, Span, marks, story, unjudged
+from guestclock.checks.spec import Spec
+from guestclock.checks.target import targets
+from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, check
+from guestclock.compare.aligned import HostCounter, operations
+from guestclock.compare.session import Session
+from guestclock.errors import UserError
+from guestclock.scenario import Scenario, Variation
+from guestclock.sim import Trace
+
+DEFAULTS = {
+    "x86_64": (
+        "threads/2021-idempotent-x86",
+        "threads/2023-masterclock",
+        "bugs/stable-while-unmatched",
+        "bugs/hpet-and-back",
+        "bugs/defeated-1s-rule",
+    ),
+    "arm64": (
+        "threads/2021-idempotent-arm64",
+        "bugs/arm64-vcpu-creation-resets",
+        "bugs/arm64-writes-ignored",
+        "bugs/arm64-stale-cntvoff",
+    ),
+}
+"""What is asked if nothing is named."""
+
+CHECK_BUDGET_S = 120.0
+NS_PER_MS = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One property: what the kernel shows, the model, and what the checker says of it. why: where they do not agree.
+
+    kernel, model: the worst amount, and the steps in which it broke; None: it holds in that trace. seen: the worst that
+    the guest itself read, as the checker asks of it: it does not look at vCPUs from outside.
+    """
+
+    property: str
+    unit: str
+    kernel: Span | None
+    model: Span | None
+    seen: Span | None
+    steps: tuple[int, ...]
+    checked: str
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Judged:
+    """One variation of a scenario on one kernel. differences: of the two traces, in words; rows: by property."""
+
+    scenario: str
+    varied: str
+    kernel: str
+    differences: list[str]
+    rows: list[Row] = field(default_factory=list)
+    holds: list[str] = field(default_factory=list)
+    compared: str = ""
+
+    @property
+    def agree(self) -> bool:
+        return not self.differences and not any(row.why for row in self.rows)
+
+
+def judge_scenario(
+    scenario: Scenario, kernel: str, cpu: str = "", progress: Callable[[str], None] = lambda line: None
+) -> Iterator[Judged]:
+    """Each of its variations. Raises UserError where the lab cannot play it."""
+    session = Session(kernel, scenario.arch, cpu, shrink_runs=0)
+    if session.where.rpartition(":")[0] not in scenario.on and session.where not in scenario.on:
+        place = f"lab:{kernel}"
+        if place not in scenario.on:
+            raise UserError(f"{scenario.name}: cannot be shown on {place}, expected one of {', '.join(scenario.on)}")
+    programs = [{"program": "steps", **variation.program} for variation in scenario.variations]
+    progress(f"{session.where}: {scenario.name}")
+    for variation, program, lines in zip(scenario.variations, programs, session.real(programs), strict=True):
+        if isinstance(lines, Exception):
+            raise lines
+        compared = session.compared(-1, program, lines)
+        varied = ", ".join(f"{k} = {v}" for k, v in variation.values.items())
+        judged = Judged(scenario.name, varied, kernel, [str(d) for d in compared.verdict.differences])
+        judged.compared = f"{compared.verdict.exact} equal, {compared.verdict.close} within their sandwich"
+        if not judged.differences:
+            real, model = session.traces(program, lines)
+            progress(f"check on {session.profile}: {scenario.name}{f' ({varied})' if varied else ''}")
+            _properties(judged, real, model, _checked(scenario, variation, session, real))
+        yield judged
+
+
+# ---- properties of the two traces
+
+
+def _properties(judged: Judged, real: Trace, model: Trace, checked: dict[str, Verdict] | str) -> None:
+    by_kernel, by_model, by_guest = _marks(real), _marks(model), _marks(_as_the_guest_read_it(real))
+    slack_ns = _slack_ns(real)
+    nothing_to_say = {prop.name for prop in unjudged(story(real))}
+    for name in sorted(set(by_kernel) | set(by_model)):
+        one, other = by_kernel.get(name, []), by_model.get(name, [])
+        steps = tuple(sorted({mark.step for mark in one}))
+        worst, modelled, seen = _worst(one), _worst(other), _worst(by_guest.get(name, []))
+        said, against = _against(checked, name, seen)
+        why = _apart(one, other, slack_ns) or against
+        judged.rows.append(Row(name, (one or other)[0].unit, worst, modelled, seen, steps, said, why))
+    asked = set(checked) if isinstance(checked, dict) else set()
+    judged.holds = sorted(name for name in asked - {row.property for row in judged.rows} - nothing_to_say)
+
+
+def _apart(one: list[Mark], other: list[Mark], slack_ns: int) -> str:
+    """Where the two traces' marks cannot be of one course of events; empty: nowhere.
+
+    Two clocks that KVM reads one after the other are read at one instant here, so amounts may differ by what an
+    operation took; and what is less than that, a kernel's readings cannot tell.
+    """
+    for step in sorted({mark.step for mark in (*one, *other)}):
+        kernel, model = (_worst([m for m in marks_ if m.step == step], ns=True) for marks_ in (one, other))
+        if kernel is None or model is None:
+            only = kernel or model
+            assert only is not None
+            if min(abs(only.lo), abs(only.hi)) > slack_ns:
+                where = "the kernel" if model is None else "the model"
+                return f"step {step + 1}: {_told(only)} ns on {where} alone"
+        elif not (kernel + Span(-slack_ns, slack_ns)).meets(model):
+            return f"step {step + 1}: the kernel's {_told(kernel)} ns and the model's {_told(model)} cannot be one"
+    return ""
+
+
+def _slack_ns(real: Trace) -> int:
+    """What the longest operation took that reads or moves a clock: creating a VM does much else."""
+    took = [
+        event.end_ps - event.start_ps
+        for event in operations(real)
+        if event.name not in ("Wait", "CreateVm", "CreateVcpu") and event.kind != "step"
+    ]
+    return max(took, default=0) // 1000 + 1
+
+
+def _as_the_guest_read_it(trace: Trace) -> Trace:
+    told = Trace(dict(trace.meta))
+    for event in trace.events:
+        if event.kind != "peek" and event.name != "GetClock":
+            told.emit(event)
+    return told
+
+
+def _marks(trace: Trace) -> dict[str, list[Mark]]:
+    found: dict[str, list[Mark]] = {}
+    for mark in marks(story(trace)):
+        found.setdefault(mark.name, []).append(mark)
+    return found
+
+
+def _worst(found: list[Mark], *, ns: bool = False) -> Span | None:
+    spans = [mark.time_ns if ns else mark.amount for mark in found]
+    return max(spans, key=lambda span: max(abs(span.lo), abs(span.hi)), default=None)
+
+
+def _told(span: Span) -> str:
+    return str(span.lo) if span.lo == span.hi else f"{span.lo}..{span.hi}"
+
+
+# ---- the checker
+
+
+def _checked(scenario: Scenario, variation: Variation, session: Session, real: Trace) -> dict[str, Verdict] | str:
+    """Verdicts by property, on a host like the lab's, with calls that may take as long as this kernel's took; or why it
+    was not asked.
+    """
+    index = scenario.variations.index(variation)
+    counter = HostCounter.of(real, session.circumstances.true_hz)
+    try:
+        spec: Spec = targets(scenario.name, [session.profile])[index].spec
+        if counter.true_hz != counter.hz:
+            spec = spec.but(sites=tuple(replace(site, true_hz=str(counter.true_hz)) for site in spec.sites))
+        delay_ns = _longest_call_ns(real) * counter.hz // counter.true_hz
+        result = check(spec.but(delay_ns=delay_ns), budget_s=CHECK_BUDGET_S, stories=False)
+    except UserError as refused:
+        return f"not asked: {refused}"
+    if not result.complete:
+        return f"not finished in {CHECK_BUDGET_S:.0f} s"
+    return {verdict.property: verdict for verdict in result.verdicts if verdict.asked}
+
+
+def _longest_call_ns(real: Trace) -> int:
+    """From the end of one operation to that of the next, waits aside; rounded up to a whole ms."""
+    ends, longest = 0, 0
+    for event in operations(real):
+        if event.name != "Wait":
+            longest = max(longest, event.end_ps - ends)
+        ends = event.end_ps
+    return (longest // 1000 // NS_PER_MS + 1) * NS_PER_MS
+
+
+def _against(checked: dict[str, Verdict] | str, name: str, worst: Span | None) -> tuple[str, str]:
+    """What the checker says of this property, and in what the kernel contradicts it: a bound that was not kept."""
+    if isinstance(checked, str):
+        return checked, ""
+    verdict = checked.get(name)
+    if verdict is None:
+        return "not a question of the checker's", ""
+    least = 0 if worst is None else min(abs(worst.lo), abs(worst.hi)) if 0 not in worst else 0
+    if verdict.status == HOLDS and worst is not None:
+        bound = 0 if verdict.bound is None else verdict.bound
+        told = f"holds (at most {float(bound):.0f})"
+        return told, f"the checker proved at most {float(bound):.0f}" if least > bound + verdict.tolerance else ""
+    if verdict.status == VIOLATED and verdict.bound is not None:
+        told = f"violated, up to {_up(verdict)} {verdict.unit}"
+        return (
+            told,
+            f"the kernel shows {least}, the checker proved at most {_up(verdict)}" if least > verdict.bound else "",
+        )
+    return verdict.status, ""
+
+
+def _up(verdict: Verdict) -> int:
+    bound: Any = verdict.bound
+    return int(-(-bound.numerator // bound.denominator))
