@@ -250,6 +250,10 @@ async def script(host, tell):
     await vm.vcpus[1].set_one_reg(CVAL, 12345)
     for vcpu in vm.vcpus:
         await vcpu.run(api.ReadCounters())
+    await api.Note("spins")
+    await vm.vcpus[0].start()
+    await host.wait(2 * 10**7)
+    await vm.vcpus[0].kick()
 """,
     "left-behind": """
 import os, threading

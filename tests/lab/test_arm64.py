@@ -338,9 +338,16 @@ def test_a_deadline_too_far_for_64_bits_is_looked_at_early_and_never_late(lab):
 # ---- the device
 
 
+def before_and_after_start(lab) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What was traced before one of the vCPUs went into the guest to stay, and since then."""
+    lines = [line for line in lab.lines("traced") if "kind" in line]
+    start = next(i for i, line in enumerate(lines) if line["name"] == "spins")
+    return lines[:start], lines[start:]
+
+
 def test_tracepoints_lie_within_their_operations(lab):
     """To within what a stamp in microseconds says; and their texts are the kernel's."""
-    lines = [line for line in lab.lines("traced") if "kind" in line]
+    lines, _ = before_and_after_start(lab)
     ops = {line["data"]["op"]["vcpu"]: line for line in lines if line["name"] == "Run"}
     points = [line for line in lines if line["kind"] == "tracepoint" and line["name"].endswith("_state")]
     assert points
@@ -357,6 +364,18 @@ def test_tracepoints_lie_within_their_operations(lab):
         1: 12345,
     }
     assert ("kvm_timer_emulate" in {line["name"] for line in lines}) == (not lab.vhe)
+
+
+def test_every_load_of_a_vcpu_that_loses_its_cpu_has_its_put(lab):
+    """Whoever gets it: the kernel's filter by process drops a put where that is not one of ours."""
+    _, lines = before_and_after_start(lab)
+    virtual = [
+        line["name"].removeprefix("kvm_timer_").removesuffix("_state")
+        for line in lines
+        if line["name"].endswith("_state") and line["data"]["arch_timer_ctx_index"] == 1
+    ]
+    assert len(virtual) >= 4
+    assert virtual == ["restore", "save"] * (len(virtual) // 2)
 
 
 def test_nothing_of_a_device_is_left_behind(lab):

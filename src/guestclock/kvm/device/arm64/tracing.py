@@ -48,6 +48,7 @@ class Arm64Tracing:
         "kvm_timer_update_irq",
     )
     clock = "mono_raw"
+    at_switches = True
 
     def __init__(self, hz: int) -> None:
         self.hz = hz
