@@ -228,6 +228,14 @@ async def script(host, tell):
         [ctl] = await vcpu.run(api.ReadSysreg("CNTP_CTL_EL0"))
         tell({"told": name, "ctl": ctl, "now": now})
 """,
+    "over": """
+async def script(host, tell):
+    vcpu = (await made(host)).vcpus[0]
+    await vcpu.run(api.WriteSysreg("CNTP_CVAL_EL0", 0), api.WriteSysreg("CNTP_CTL_EL0", 1))
+    await api.Note("over")
+    for _ in range(4):
+        await vcpu.run(api.ReadCounters())
+""",
     "sleep": """
 async def script(host, tell):
     vm = await made(host, 2)
@@ -300,7 +308,10 @@ async def script(host, tell):
                 tell({"said": str(refusal)})
 """,
     "stale": """
+import os
+
 async def script(host, tell):
+    os.sched_setaffinity(0, {0})  # the CPU of the vCPU that runs is nobody else's
     vm = await made(host, 2)
     a, b = vm.vcpus
     await b.move_to_cpu(1)
@@ -328,7 +339,7 @@ async def script(host, tell):
 SCRIPT_OPTIONS = {"host_ops_allowed": True, "trace": False}
 ON_TWO_CPUS = ("stale",)
 ASLEEP = ("sleep",)
-TRACED = ("far-deadline", "traced")
+TRACED = ("far-deadline", "over", "traced")
 
 
 def program(name: str) -> dict[str, Any]:

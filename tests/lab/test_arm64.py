@@ -335,6 +335,20 @@ def test_a_deadline_too_far_for_64_bits_is_looked_at_early_and_never_late(lab):
     assert [line["ctl"] for line in told] == [1, 1], "nothing is due"
 
 
+def test_an_emulated_timer_that_is_over_gets_an_hrtimer_at_every_load_on_6_1_and_none_on_6_12(lab):
+    if lab.vhe:
+        pytest.skip("a VHE kernel emulates no timer")
+    lines = [line for line in lab.lines("over") if "kind" in line]
+    start = next(i for i, line in enumerate(lines) if line["kind"] == "note")
+    names = [line["name"] for line in lines[start:]]
+    assert names.count("Run") == 4
+    assert names.count("kvm_timer_emulate") >= 4
+    if lab.since_6_4:
+        assert "kvm_timer_hrtimer_expire" not in names
+    else:
+        assert names.count("kvm_timer_hrtimer_expire") >= 4
+
+
 # ---- the device
 
 
