@@ -30,6 +30,7 @@ FLOORS = [
     {"explore"},
     {"corpus"},
     {"checks"},
+    {"judges"},
     {"report"},
     {"cli", "__main__"},
 ]

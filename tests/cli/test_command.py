@@ -175,15 +175,25 @@ def test_whoever_closes_the_pipe_hears_nothing_of_it() -> None:
 
 def test_interrupted_is_130(tmp_path: Path) -> None:
     fifo = tmp_path / "slow.toml"
-    os.mkfifo(fifo)  # reading it waits for a writer that never comes
+    os.mkfifo(fifo)  # reading it waits for what its writer never writes
     # A job in the background of a shell ignores SIGINT, and its children inherit that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     running = subprocess.Popen([*COMMAND, "run", str(fifo)], stderr=subprocess.PIPE, text=True, preexec_fn=heard)
-    time.sleep(1.0)
+    writer = _once_it_reads(fifo)
     running.send_signal(signal.SIGINT)
     _, stderr = running.communicate(timeout=20)
+    os.close(writer)
     assert running.returncode == 130
     assert "Traceback" not in stderr
+
+
+def _once_it_reads(fifo: Path) -> int:
+    for _ in range(300):
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody has opened it to read yet
+            time.sleep(0.1)
+    raise AssertionError(f"{fifo} is not read")
 
 
 def test_a_mistake_of_its_own_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

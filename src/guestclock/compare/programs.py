@@ -96,6 +96,11 @@ class Author:
         chosen = self.some()
         return self.entry("guest", "read", f"vCPUs {chosen} read", vcpus=chosen)
 
+    def short_wait(self) -> Step:
+        """What a vCPU that stays in its guest can afford: each of its instructions is emulated."""
+        ns = self.rng.randint(0, 3_000_000)
+        return self.entry("vmm", "wait", f"{ns} ns pass", value=[["ns", ns]])
+
     def wait(self) -> Step:
         ns = self.rng.randint(0, 3_000_000)
         if self.limits.long_waits and self.rng.random() < 0.5:

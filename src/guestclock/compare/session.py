@@ -102,7 +102,7 @@ class Session:
     def recorded(self, recording: Path) -> Iterator[Compared]:
         """What `record` kept, judged anew; no lab is needed."""
         for entry in _read(recording, self.arch, self.kernel):
-            verdict = self.judged(entry["program"], entry["lines"])
+            verdict = self.judged(entry["program"], from_lines(entry["lines"]))
             self.tally.add(entry["seed"], verdict)
             yield Compared(entry["seed"], entry["program"], entry["lines"], verdict)
 
@@ -110,26 +110,21 @@ class Session:
         self, seed: int, program: Program, lines: Lines, progress: Callable[[str], None] = lambda line: None
     ) -> Compared:
         """A program's real trace against the model; a difference is made short."""
-        verdict = self.judged(program, lines)
+        verdict = self.judged(program, from_lines(lines))
         self.tally.add(seed, verdict)
         if not verdict.differences or not self.shrink_runs:
             return Compared(seed, program, lines, verdict)
         progress(f"{self.where}: seed {seed} differs; looking for the shortest program that does")
         return Compared(seed, program, lines, verdict, shortest(program, verdict, self._judge_all, self.shrink_runs))
 
-    def judged(self, program: Program, lines: Lines) -> Verdict:
+    def judged(self, program: Program, real: Trace) -> Verdict:
         """One real trace against the model at its instants."""
-        return judge(self.trace(lines), program, self.profile, self.circumstances)
+        return judge(real, program, self.profile, self.circumstances)
 
-    def traces(self, program: Program, lines: Lines) -> tuple[Trace, Trace]:
-        """The real trace and the model's at its instants, both in time as the host's kernel reckons it."""
-        real = self.trace(lines)
+    def modelled(self, program: Program, real: Trace) -> Trace:
+        """The model's trace at the instants of the real one, in time as the real host's kernel reckons it."""
         model = aligned(real, program, self.profile, self.circumstances)
-        return real, _by_the_hosts_counter(model, real, HostCounter.of(real, self.circumstances.true_hz))
-
-    def trace(self, lines: Lines) -> Trace:
-        """What the real kernel's program wrote, as a trace."""
-        return from_lines(lines)
+        return _by_the_hosts_counter(model, real, HostCounter.of(real, self.circumstances.true_hz))
 
     @property
     def circumstances(self) -> Circumstances:
@@ -145,7 +140,7 @@ class Session:
     def _judge_all(self, programs: Sequence[Program]) -> list[Verdict | None]:
         outcomes = self.real(programs)
         return [
-            None if isinstance(lines, Exception) else self.judged(program, lines)
+            None if isinstance(lines, Exception) else self.judged(program, from_lines(lines))
             for program, lines in zip(programs, outcomes, strict=True)
         ]
 

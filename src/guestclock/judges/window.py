@@ -14,6 +14,7 @@ from guestclock.checks.verdict import check
 from guestclock.compare.aligned import Circumstances, operations
 from guestclock.compare.session import LAB_TSC_HZ, Session
 from guestclock.compare.x86.aligned import run_aligned
+from guestclock.runs.real import from_lines
 from guestclock.sim import Trace
 
 WINDOW = "window"
@@ -81,7 +82,7 @@ def _edges(session: Session, progress: Callable[[str], None]) -> tuple[Span, Spa
         for wait, lines in zip(waits, outcomes, strict=True):
             if isinstance(lines, Exception):
                 raise lines
-            real = session.trace(lines)
+            real = from_lines(lines)
             apart = _between(real)
             modelled = run_aligned(real, program(wait), session.profile, Circumstances(true_hz=LAB_TSC_HZ))
             if _one(real):

@@ -121,9 +121,9 @@ class Arm64Author(Author):
             within[0]["say"] += f" (by vCPU {other}, while vCPU {i} is in KVM_RUN)"
         return [
             self.entry("vmm", "start", f"vCPU {i}: into KVM_RUN, to stay", vcpus=[i]),
-            self.wait(),
+            self.short_wait(),
             *within,
-            self.wait(),
+            self.short_wait(),
             self.entry("vmm", "kick", f"vCPU {i}: kicked out of KVM_RUN", vcpus=[i]),
         ]
 

@@ -126,6 +126,7 @@ def _sysreg(encoding: tuple[int, int, int, int, int]) -> int:
 
 
 NOP = 0xD503_201F
+YIELD = 0xD503_203F
 ISB = 0xD503_3FDF
 DMB_ISHST = 0xD503_3ABF
 READ_COUNTERS = (
@@ -205,6 +206,7 @@ def _assemble() -> tuple[bytes, dict[str, int]]:
     a.label("delay")  # where instructions are emulated, these cost the least by far
     a.emit(0x7100_0529)  # subs w9, w9, 1
     a.branch("b.ne", "delay")
+    a.emit(YIELD)  # emulated CPUs that take turns: the others need not wait for the end of this one's
     a.emit(0xB940_0269)  # ldr w9, [x19, STOP]
     a.branch("cbz w9", "spin")
     a.emit(0xB900_027F)  # str wzr, [x19, STOP]

@@ -43,7 +43,8 @@ class Arm64DeviceKvm(DeviceKvm[Arm64Vm, Arm64Vcpu]):
         return Arm64Tracing(self.counter_hz)
 
     def rates(self) -> dict[str, Any]:
-        return {"arch": "arm64", "counter_hz": self.counter_hz, "counter_start": self.counter_start}
+        counter = {"counter_hz": self.counter_hz, "counter_start": self.counter_start}
+        return {"arch": "arm64", "cpus": len(self.cpus), **counter}
 
     def has_run_on(self, took: Took, value: int, stamps: Stamps, written: int) -> bool:
         """Is a counter where it must be that was `written` in the operation and read as `value` within `stamps`?"""
