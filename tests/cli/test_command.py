@@ -295,6 +295,7 @@ def test_an_option_with_a_mistake(arguments: tuple[str, ...], expected: str) -> 
         (("rnu",), "no such command 'rnu'"),
         (("list", "clocks"), "list clocks: expected one of scenarios, kernels, recipes, steps, properties"),
         (("lab", "setup", "--kernel", "six"), "lab: kernel 'six': expected two numbers like 6.12"),
+        (("lab", "setup", "--arch", "mips"), "lab: architecture 'mips': expected x86 or arm64"),
     ],
 )
 def test_a_command_with_a_mistake(arguments: tuple[str, ...], expected: str) -> None:
@@ -304,12 +305,19 @@ def test_a_command_with_a_mistake(arguments: tuple[str, ...], expected: str) -> 
 # ---- missing things
 
 
-def test_the_lab_without_qemu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "qemu", "command"),
+    [
+        ("threads/2023-masterclock", "qemu-system-x86_64", "guestclock lab setup'"),
+        ("threads/2021-idempotent-arm64", "qemu-system-aarch64", "guestclock lab setup --arch arm64'"),
+    ],
+)
+def test_the_lab_without_qemu(tmp_path: Path, scenario: str, qemu: str, command: str) -> None:
     (tmp_path / "git").symlink_to(shutil.which("git") or "/bin/true")
     nowhere = {"PATH": str(tmp_path), "GUESTCLOCK_LAB_CACHE": str(tmp_path / "cache")}
-    line = told(guestclock_("run", "threads/2023-masterclock", "--on", "lab:6.12", **nowhere))
-    assert "lab" in line
-    assert "qemu-system-x86" in line or "guestclock lab setup" in line
+    line = told(guestclock_("run", scenario, "--on", "lab:6.12", **nowhere))
+    assert line.startswith(f"lab: {qemu} not found (Debian package ")
+    assert line.endswith(command)
 
 
 def in_a_mount_namespace(setup: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -34,8 +34,8 @@ PYTHON_PACKAGES = (
     "zlib1g",
     "libexpat1",
     "libffi8",
-    "busybox-static",
 )
+BUSYBOX_PACKAGE = "busybox-static"
 
 LIBRARIES = ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "libffi.so.8")
 PYTHON = "usr/bin/python3.11"

@@ -162,7 +162,7 @@ def _make(kernel: str, arch: Arch, archives: Archives, cache: Path, progress: Ca
     with workplace(images) as partial:
         made, root = partial / "image", partial / "root"
         python, spare = made / "python", made / SPARE
-        for name in (package, *image.PYTHON_PACKAGES):
+        for name in (package, *image.PYTHON_PACKAGES, image.BUSYBOX_PACKAGE):
             progress(f"lab {arch.kept(kernel)}: fetching {name}")
             unpack(_fetched(archive, name, cache / "debs"), root if name == package else python)
         if image.interpreter(arch, python, spare) is None and platform.machine() == X86.machine:

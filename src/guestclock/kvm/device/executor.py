@@ -175,7 +175,7 @@ class DeviceKvm(ABC, Generic[VmT, VcpuT]):
 
     def _open_tracepoints(self) -> None:
         try:
-            self._tracepoints = Tracepoints(self.tracing())
+            self._tracepoints = Tracepoints(self.tracing(), whole_machine=self._host_ops_allowed)
         except UserError as missing:
             now = self.ps(native.counter())
             self._sink(Event("note", "no-tracepoints", now, now, None, {"why": str(missing)}))

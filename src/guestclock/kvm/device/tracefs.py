@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,10 +44,15 @@ class Point:
 
 
 class Tracing(Protocol):
-    """What an architecture traces. events: of kvm's; clock: the trace clock they are stamped with."""
+    """What an architecture traces.
+
+    events: of kvm's. clock: the trace clock they are stamped with. at_switches: some of them come while a thread loses
+    its CPU, when the kernel's filter by process asks already for the thread that gets it.
+    """
 
     events: tuple[str, ...]
     clock: str
+    at_switches: bool
 
     def fields(self, name: str, text: str) -> Fields:
         """The fields of a tracepoint, by the names in the kernel's text; "vcpu_id" or "vcpu" is the vCPU's."""
@@ -63,13 +69,18 @@ def number(text: str) -> int | str:
     return int(text, 0) if re.fullmatch(r"-?(0x[0-9a-f]+|\d+)", text) else text
 
 
-def parse_line(line: str, tracing: Tracing, threads: dict[int, tuple[int, int]] | None = None) -> Point | None:
-    """A line of trace_pipe; None for lines that are no event. threads: (vm, vCPU) by thread id."""
+def parse_line(
+    line: str, tracing: Tracing, threads: dict[int, tuple[int, int]] | None = None, ours: Collection[int] | None = None
+) -> Point | None:
+    """A line of trace_pipe; None for lines that are no event, or of a thread that is not one of `ours`.
+
+    threads: (vm, vCPU) by thread id.
+    """
     lost = _LOST.match(line)
     if lost:
         raise UserError(f"tracepoints: CPU {lost[1]} lost {lost[2]} events: its trace buffer was full")
     match = _LINE.match(line)
-    if match is None:
+    if match is None or (ours is not None and int(match["tid"]) not in ours):
         return None
     fields = tracing.fields(match["name"], match["text"])
     vcpu = fields.get("vcpu_id", fields.get("vcpu"))
@@ -82,10 +93,15 @@ def parse_line(line: str, tracing: Tracing, threads: dict[int, tuple[int, int]] 
 
 
 class Tracepoints:
-    """The tracepoints, on for this process until `close`. Raises UserError saying why there are none."""
+    """The tracepoints, on for this process until `close`. Raises UserError saying why there are none.
 
-    def __init__(self, tracing: Tracing) -> None:
+    whole_machine: this machine is ours: what the kernel's own filter would lose at a switch is kept, and what others
+    do is left out here.
+    """
+
+    def __init__(self, tracing: Tracing, *, whole_machine: bool = False) -> None:
         self.tracing = tracing
+        self._ours: set[int] | None = set() if whole_machine and tracing.at_switches else None
         self.threads: dict[int, tuple[int, int]] = {}
         self._name = f"guestclock-{os.getpid()}"
         self._pipe = -1
@@ -99,8 +115,9 @@ class Tracepoints:
             finally:
                 os.close(instances)
             self._write("trace_clock", tracing.clock)
-            self._write("options/event-fork", "1")  # threads to come are ours too
-            self._write("set_event_pid", " ".join(os.listdir("/proc/self/task")))
+            if self._ours is None:
+                self._write("options/event-fork", "1")  # threads to come are ours too
+                self._write("set_event_pid", " ".join(os.listdir("/proc/self/task")))
             for event in tracing.events:
                 self._write(f"events/kvm/{event}/enable", "1")
             self._pipe = os.open("trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._instance)
@@ -122,8 +139,10 @@ class Tracepoints:
         if not whole:
             return []
         self.tracing.about_to_read()
+        if self._ours is not None:
+            self._ours.update(map(int, os.listdir("/proc/self/task")))
         lines = whole.decode(errors="replace").split("\n")
-        points = (parse_line(line, self.tracing, self.threads) for line in lines)
+        points = (parse_line(line, self.tracing, self.threads, self._ours) for line in lines)
         return [point for point in points if point is not None]
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ GUEST = [
             "mov w9, #0x3e8",
         ],
     ),
-    ("delay", ["subs w9, w9, #1", "b.ne delay", "ldr w9, [x19]", "cbz w9, spin", "str wzr, [x19]", "b begin"]),
+    ("delay", ["subs w9, w9, #1", "b.ne delay", "yield", "ldr w9, [x19]", "cbz w9, spin", "str wzr, [x19]", "b begin"]),
     (
         "fault",
         ["mrs x9, esr_el1", "str w9, [x21, #8]", "mrs x9, elr_el1", "add x9, x9, #4", "msr elr_el1, x9", "eret"],

@@ -110,3 +110,10 @@ def test_a_line_belongs_to_its_thread_s_vcpu_or_to_the_one_it_names(host: Host) 
     point = parse_line(line, tracing, {77: (2, 5)})
     assert point is not None
     assert point.vcpu == 3
+
+
+def test_of_a_whole_machine_s_lines_only_ours_are_kept(host: Host) -> None:
+    tracing = Arm64Tracing(HZ)
+    line = "       vcpu0-77    [000] d..1.     5.000001: kvm_timer_hrtimer_expire: arch_timer_ctx_index: 0"
+    assert parse_line(line, tracing, {}, {77}) is not None
+    assert parse_line(line, tracing, {}, {78}) is None

@@ -14,7 +14,7 @@ import time
 from guestclock.kvm.device import native
 from guestclock.kvm.device.tracefs import Fields, number
 
-_TRIES = 8
+_TRIES = 4
 _NS_PER_US = 1000
 _NS_PER_S = 10**9
 
@@ -48,6 +48,7 @@ class Arm64Tracing:
         "kvm_timer_update_irq",
     )
     clock = "mono_raw"
+    at_switches = True
 
     def __init__(self, hz: int) -> None:
         self.hz = hz

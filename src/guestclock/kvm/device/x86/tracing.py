@@ -10,6 +10,7 @@ from guestclock.kvm.device.tracefs import Fields, number
 class X86Tracing:
     events: tuple[str, ...] = ("kvm_write_tsc_offset", "kvm_track_tsc", "kvm_update_master_clock", "kvm_pvclock_update")
     clock = "x86-tsc"
+    at_switches = False
 
     def fields(self, name: str, text: str) -> Fields:
         return parse_fields(name, text)
