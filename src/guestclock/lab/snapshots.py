@@ -19,7 +19,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache as memo
 from pathlib import Path
@@ -116,7 +116,8 @@ class Snapshot:
             except (ValueError, TypeError):
                 raise Damaged(f"{MANIFEST}: not what was written there") from None
             self._opened = opened.pop_all()
-        os.utime(directory)
+        with suppress(FileNotFoundError):  # removed meanwhile, and usable all the same
+            os.utime(directory)
 
     def check(self) -> None:
         """Raises Damaged where a file is not what was written. Takes a tenth of a second."""
