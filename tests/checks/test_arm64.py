@@ -172,6 +172,13 @@ def test_a_stamp_taken_before_the_vcpus_left_puts_the_counter_back() -> None:
     assert {v.status for v in mended.values()} == {HOLDS}
 
 
+@pytest.mark.parametrize("host", [{"vhe": True}, {"vhe": False}, {"ecv": True}], ids=["vhe", "nvhe", "ecv"])
+def test_with_one_offset_for_both_the_counters_are_one_on_every_host(host: dict[str, bool]) -> None:
+    """However CNTPCT comes about: trapped at a load, trapped at an entry, or with the offset in hardware."""
+    site = Site(khz=HZ // 1000, **host)  # type: ignore[arg-type]
+    assert one("crosvm-arm64-suspend-resume", "linux-6.12-arm64", "counters-together", sites=(site,)).status == HOLDS
+
+
 def test_restoring_twice_moves_a_counter_by_value_and_none_by_offset() -> None:
     name = "idempotent-restore"
     moved = one("arm64-by-value", "linux-6.12-arm64", name)

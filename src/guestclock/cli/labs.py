@@ -1,4 +1,4 @@
-"""The commands about real kernels in the lab: setup, compare."""
+"""The commands about real kernels in the lab: setup, compare, agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from guestclock.cli.terminal import console, progress_line
 
 DIFFERENT_STATUS = 1
 
-lab_app = typer.Typer(help="Real kernels under QEMU: set up, compare with the model.", rich_markup_mode=None)
+lab_app = typer.Typer(
+    help="Real kernels under QEMU: set up, compare with the model and with check.", rich_markup_mode=None
+)
 
 
 @lab_app.command()
@@ -92,10 +94,8 @@ def compare(
     if recorded is not None and (program is not None or record is not None):
         raise typer.BadParameter("--recorded: judges what is there, so neither --program nor --record goes with it")
     on = parse_on(f"lab:{where}")
-    if arch not in (None, "x86", "arm64") or (arch == "x86" and on.cpu):
-        raise typer.BadParameter(f"--arch {arch}: expected x86 or arm64, and arm64 with a CPU")
     asked = report.read_program(program) if program is not None else None
-    session = Session(on.lab, "arm64" if arch == "arm64" or on.cpu else "x86_64", on.cpu, profile or "")
+    session = Session(on.lab, _arch_of(arch, on.cpu), on.cpu, profile or "")
     with progress_line() as progress:
         if recorded is not None:
             done = list(session.recorded(recorded))
@@ -114,3 +114,68 @@ def compare(
         for line in report.lines(session, differing, files):
             page.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(DIFFERENT_STATUS if differing else 0)
+
+
+@lab_app.command()
+def agree(
+    where: Annotated[
+        str, typer.Argument(help="A lab's kernel, as 6.12, or with its CPU as 6.12:cortex-a72.", metavar="KERNEL[:CPU]")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Scenarios, by name or FILE; window: that of matching TSC writes. Without any: a choice of them.",
+            metavar="[NAME|FILE|window]...",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="x86 (the default) or arm64; a CPU says it too.", metavar="ARCH")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Ask a real kernel, the model and check the same question: do they agree?
+
+    The kernel plays a scenario; the model plays it at the very same instants, and must tell the same; each property
+    must break in both by the same amount, and by no more than check proves possible. Exits 0 where all agree, 1 where
+    not, 2 for bad input.
+    """
+    import sys
+
+    from guestclock.judges import DEFAULTS, WINDOW, judge_scenario, judge_window
+    from guestclock.report import agree as report
+    from guestclock.runs.on import parse_on
+    from guestclock.scenario import load
+
+    on = parse_on(f"lab:{where}")
+    host = _arch_of(arch, on.cpu)
+    asked = names or list(DEFAULTS[host])
+    scenarios = [load(name) for name in asked if name != WINDOW]
+    for scenario in scenarios:
+        if scenario.arch != host:
+            raise typer.BadParameter(f"{scenario.name}: is {scenario.arch}'s, the lab's kernel is {host}'s")
+    if WINDOW in asked and host != "x86_64":
+        raise typer.BadParameter(f"{WINDOW}: is x86's, the lab's kernel is {host}'s")
+    page = console()
+    judged, windows = [], []
+    with progress_line() as progress:
+        for name in asked:
+            if name == WINDOW:
+                windows.append(judge_window(on.lab, progress))
+                if not json:
+                    report.edges_page(page, *windows[-1])
+        for scenario in scenarios:
+            for one in judge_scenario(scenario, on.lab, on.cpu, progress):
+                judged.append(one)
+                if not json:
+                    report.judged_page(page, one)
+    if json:
+        report.write(judged, windows, sys.stdout)
+    agree = all(one.agree for one in judged) and all(agreed for _, agreed in windows)
+    raise typer.Exit(0 if agree else DIFFERENT_STATUS)
+
+
+def _arch_of(arch: str | None, cpu: str) -> str:
+    """The lab's architecture, by --arch and by the CPU that was named with the kernel."""
+    if arch not in (None, "x86", "arm64") or (arch == "x86" and cpu):
+        raise typer.BadParameter(f"--arch {arch}: expected x86 or arm64, and arm64 with a CPU")
+    return "arm64" if arch == "arm64" or cpu else "x86_64"

@@ -161,7 +161,7 @@ def _by_the_hosts_counter(model: Trace, real: Trace, counter: HostCounter) -> Tr
 def limits_of(arch: str, profile: Any) -> Limits:
     """What random programs may do in the lab with a kernel of this profile."""
     if arch == "arm64":
-        return Limits(arch="arm64", counter_offset=profile.counter_offset_ioctl, long_waits=True)
+        return Limits(arch="arm64", counter_offset=profile.counter_offset_ioctl, long_waits=True, sleep=True)
     return Limits(
         edge_ns=30_000, offset_attribute=profile.offset_attribute, clocksource_switch=True, long_waits=True, sleep=True
     )

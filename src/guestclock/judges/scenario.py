@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from guestclock.check import Mark, Span, marks, story, unjudged
@@ -24,6 +25,7 @@ from guestclock.sim import Trace
 
 DEFAULTS = {
     "x86_64": (
+        "window",
         "threads/2021-idempotent-x86",
         "threads/2023-masterclock",
         "bugs/stable-while-unmatched",
@@ -41,11 +43,14 @@ DEFAULTS = {
 
 CHECK_BUDGET_S = 120.0
 NS_PER_MS = 10**6
+NOT_ASKED = "not asked"
+"""Of a property that is the traces' alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One property: what the kernel shows, the model, and what the checker says of it. why: where they do not agree.
+    """One property. check: the checker's verdict, or why there is none; bound: what it proved. why: where they do not
+    agree.
 
     kernel, model: the worst amount, and the steps in which it broke; None: it holds in that trace. seen: the worst that
     the guest itself read, as the checker asks of it: it does not look at vCPUs from outside.
@@ -57,20 +62,23 @@ class Row:
     model: Span | None
     seen: Span | None
     steps: tuple[int, ...]
-    checked: str
+    check: str
+    bound: int | None
     why: str = ""
 
 
 @dataclass(slots=True)
 class Judged:
-    """One variation of a scenario on one kernel. differences: of the two traces, in words; exact, close: how
-    much was equal to the last bit, and within what a reading leaves open. rows: by property. holds: what the checker
-    was asked, too, and nothing breaks.
+    """One variation of a scenario. where: lab:KERNEL. profile: the model's.
+
+    differences: of the two traces, in words. exact, close: how much was equal to the last bit, and within what a
+    reading leaves open. rows: by property. holds: what the checker was asked, too, and nothing breaks.
     """
 
     scenario: str
     varied: str
-    kernel: str
+    where: str
+    profile: str
     differences: list[str]
     exact: int
     close: int
@@ -87,18 +95,18 @@ def judge_scenario(
 ) -> Iterator[Judged]:
     """Each of its variations. Raises UserError where the lab cannot play it."""
     session = Session(kernel, scenario.arch, cpu, shrink_runs=0)
-    if session.where.rpartition(":")[0] not in scenario.on and session.where not in scenario.on:
-        place = f"lab:{kernel}"
-        if place not in scenario.on:
-            raise UserError(f"{scenario.name}: cannot be shown on {place}, expected one of {', '.join(scenario.on)}")
+    if f"lab:{kernel}" not in scenario.on:
+        places = ", ".join(scenario.on)
+        raise UserError(f"{scenario.name}: cannot be shown on lab:{kernel}, expected one of {places}")
     programs = [{"program": "steps", **variation.program} for variation in scenario.variations]
     progress(f"{session.where}: {scenario.name}")
     traces = run_lab(scenario.variations, kernel, cpu, progress)
     for variation, program, real in zip(scenario.variations, programs, traces, strict=True):
         verdict = session.judged(program, real)
         varied = ", ".join(f"{k} = {v}" for k, v in variation.values.items())
+        differences = [str(d) for d in verdict.differences]
         judged = Judged(
-            scenario.name, varied, kernel, [str(d) for d in verdict.differences], verdict.exact, verdict.close
+            scenario.name, varied, session.where, session.profile, differences, verdict.exact, verdict.close
         )
         if not judged.differences:
             model = session.modelled(program, real)
@@ -118,9 +126,9 @@ def _properties(judged: Judged, real: Trace, model: Trace, checked: dict[str, Ve
         one, other = by_kernel.get(name, []), by_model.get(name, [])
         steps = tuple(sorted({mark.step for mark in one}))
         worst, modelled, seen = _worst(one), _worst(other), _worst(by_guest.get(name, []))
-        said, against = _against(checked, name, seen)
+        status, bound, against = _against(checked, name, seen)
         why = _apart(one, other, slack_ns) or against
-        judged.rows.append(Row(name, (one or other)[0].unit, worst, modelled, seen, steps, said, why))
+        judged.rows.append(Row(name, (one or other)[0].unit, worst, modelled, seen, steps, status, bound, why))
     asked = set(checked) if isinstance(checked, dict) else set()
     judged.holds = sorted(name for name in asked - {row.property for row in judged.rows} - nothing_to_say)
 
@@ -208,27 +216,20 @@ def _longest_call_ns(real: Trace) -> int:
     return (longest // 1000 // NS_PER_MS + 1) * NS_PER_MS
 
 
-def _against(checked: dict[str, Verdict] | str, name: str, worst: Span | None) -> tuple[str, str]:
-    """What the checker says of this property, and in what the kernel contradicts it: a bound that was not kept."""
+def _against(checked: dict[str, Verdict] | str, name: str, worst: Span | None) -> tuple[str, int | None, str]:
+    """The checker's verdict of this property, its bound, and in what the kernel contradicts it: it was not kept."""
     if isinstance(checked, str):
-        return checked, ""
+        return checked, None, ""
     verdict = checked.get(name)
     if verdict is None:
-        return "not a question of the checker's", ""
-    least = 0 if worst is None else min(abs(worst.lo), abs(worst.hi)) if 0 not in worst else 0
-    if verdict.status == HOLDS and worst is not None:
-        bound = 0 if verdict.bound is None else verdict.bound
-        told = f"holds (at most {float(bound):.0f})"
-        return told, f"the checker proved at most {float(bound):.0f}" if least > bound + verdict.tolerance else ""
-    if verdict.status == VIOLATED and verdict.bound is not None:
-        told = f"violated, up to {_up(verdict)} {verdict.unit}"
-        return (
-            told,
-            f"the kernel shows {least}, the checker proved at most {_up(verdict)}" if least > verdict.bound else "",
-        )
-    return verdict.status, ""
-
-
-def _up(verdict: Verdict) -> int:
-    bound: Any = verdict.bound
-    return int(-(-bound.numerator // bound.denominator))
+        return NOT_ASKED, None, ""
+    if verdict.status not in (HOLDS, VIOLATED) or (verdict.bound is None and verdict.status == VIOLATED):
+        return verdict.status, None, ""
+    exact: Any = verdict.bound or Fraction(0)
+    bound = -(-exact.numerator // exact.denominator) + (verdict.tolerance if verdict.status == HOLDS else 0)
+    least = 0 if worst is None or 0 in worst else min(abs(worst.lo), abs(worst.hi))
+    return (
+        verdict.status,
+        bound,
+        f"the kernel shows {least}, the checker proved at most {bound}" if least > bound else "",
+    )

@@ -147,7 +147,7 @@ def offset(timer: TimerContext) -> Any:
 def seen(vcpu: VcpuTime, host: Any) -> tuple[Any, Any, str]:
     """(voffset, poffset, how) of a vCPU in its guest."""
     virtual, physical = vtimer(vcpu), ptimer(vcpu)
-    if not host.cpus[vcpu.on_cpu].el1pcten:
+    if not vcpu.el1pcten:
         return virtual.hw_offset, offset(physical), TRAPPED
     if host.has_cntpoff:
         return virtual.hw_offset, physical.hw_offset, IN_HARDWARE

@@ -136,9 +136,9 @@ class Tracepoints:
                 break
             self._partial += got
         whole, _, self._partial = self._partial.rpartition(b"\n")
+        self.tracing.about_to_read()  # also where nothing came: a sleep of the host lies between two readings only
         if not whole:
             return []
-        self.tracing.about_to_read()
         if self._ours is not None:
             self._ours.update(map(int, os.listdir("/proc/self/task")))
         lines = whole.decode(errors="replace").split("\n")

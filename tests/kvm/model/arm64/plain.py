@@ -143,10 +143,11 @@ class PlainVm:
         timer.cval = (timer.hw_cval - offset) % U64
 
     def shown(self, index: int) -> tuple[int, int | None]:
-        """CNTVCT and CNTPCT, as the guest reads or would read them; the latter from outside only since 6.4."""
+        """CNTVCT and CNTPCT, as the guest reads or would read them; the latter by a register since 6.4."""
         vcpu = self.vcpus[index]
         virtual = vcpu.virtual.hw_offset if vcpu.runs else self.voffset
         physical = self.poffset
         if vcpu.runs and not vcpu.traps:
             physical = vcpu.physical.hw_offset if self.cntpoff else 0
-        return (self.now - virtual) % U64, (self.now - physical) % U64 if self.with_physical else None
+        told = vcpu.runs or self.with_physical
+        return (self.now - virtual) % U64, (self.now - physical) % U64 if told else None

@@ -8,6 +8,7 @@ import pytest
 from tests.kvm.model.arm64.bench import HZ, Bench, S, errno, vm_with
 
 from guestclock.abi.arm64 import KVM_REG_ARM_PTIMER_CNT, KVM_REG_ARM_TIMER_CNT
+from guestclock.errors import UserError
 from guestclock.kvm.api import Host, HostSleep, Peek, Preempt, ReadCounters, SetOneReg, WriteSysreg
 from guestclock.kvm.model import names
 from guestclock.machine import Arm64Spec
@@ -134,6 +135,23 @@ def test_its_thread_keeps_the_mutex_meanwhile():
         return await errno(vm.set_counter_offset(5))
 
     assert bench.run(recipe) == "EBUSY"
+
+
+def test_a_vcpu_in_another_ioctl_has_no_cpu_to_lose():
+    """It would keep the wish for later, and whoever asked would wait."""
+    bench = Bench(step_ns=1_000)
+
+    async def writer(host: Host):
+        vm = await vm_with(host, 1)
+        await vm.vcpus[0].set_one_reg(KVM_REG_ARM_TIMER_CNT, 5)
+
+    async def scheduler(host: Host):
+        while not (bench.kvm.vms and bench.vm.vcpus and bench.vcpu(0).mutex):
+            await host.wait(100)
+        await Preempt(0, 0, S)
+
+    with pytest.raises(UserError, match="Preempt: vCPU 0 is not in KVM_RUN, expected Start before it"):
+        bench.run(writer, scheduler)
 
 
 def test_a_guest_that_loses_its_cpu_between_two_reads_reads_on_afterwards():

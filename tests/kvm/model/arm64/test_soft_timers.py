@@ -303,6 +303,40 @@ def test_a_counter_that_is_set_back_does_not_make_it_early():
     assert 2 * S <= raised <= 2 * S + LATENCY_NS
 
 
+def test_a_callback_that_was_due_has_happened_with_the_offset_of_then():
+    """Nobody has looked at the timer since; then its counter is set back. The interrupt was raised all the same."""
+    bench = emulated()
+
+    async def recipe(host: Host):
+        vm = await vm_with(host, 2)
+        await vm.create_irqchip()
+        a, b = vm.vcpus
+        await arm(b, UP + HZ)
+        await host.wait(2 * S)
+        await a.set_one_reg(KVM_REG_ARM_PTIMER_CNT, UP)
+        return bench.ptimer(1).level, bench.ptimer(1).soft_armed
+
+    assert bench.run(recipe) == (True, False)
+    assert raised_ns(bench) == [S + LATENCY_NS]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_at_the_very_tick_of_cval_a_timer_is_due(kernel):
+    bench = emulated(kernel)
+
+    async def recipe(host: Host):
+        vm = await vm_with(host, 1)
+        await vm.create_irqchip()
+        (vcpu,) = vm.vcpus
+        await vcpu.run(WriteSysreg("CNTP_CVAL_EL0", UP + 100), WriteSysreg("CNTP_CTL_EL0", 1))
+        for ns in (99 * 16, 16):
+            await host.wait(ns)
+            await vcpu.run()
+
+    bench.run(recipe)
+    assert [e.data["should_fire"] for e in bench.tracepoints("kvm_timer_emulate")][-2:] == [0, 1]
+
+
 # ---- the hardware's
 
 

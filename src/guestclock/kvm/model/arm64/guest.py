@@ -129,6 +129,6 @@ def peek(vcpu: VcpuTime) -> CounterReading:
     kvm: KvmHost = vcpu.vm.kvm
     host_counter = kvm.phys_timer_read()
     cntvct = u64(host_counter - cntvoff(vcpu))
-    told = KVM_REG_ARM_PTIMER_CNT in kvm.profile.timer_regs
+    told = vcpu.running or KVM_REG_ARM_PTIMER_CNT in kvm.profile.timer_regs
     cntpct = u64(host_counter - cntpoff(vcpu)) if told else None
     return CounterReading(cntvct, cntpct, cntvct, (host_counter, host_counter))

@@ -226,7 +226,7 @@ async def _preempt(self: Arm64Kvm, op: api.Preempt) -> None:
     vcpu = self.vcpu(op)
     if op.ns < 0:
         raise UserError(f"Preempt: {op.ns} ns, expected 0 or more")
-    if not vcpu.mutex:
+    if not vcpu.running and not any(timer.loaded for timer in vcpu.timers):
         raise UserError(f"Preempt: vCPU {op.vcpu} is not in KVM_RUN, expected Start before it")
     vcpu.preempted_ns = op.ns
     vcpu.preempted = True

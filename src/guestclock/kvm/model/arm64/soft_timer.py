@@ -5,7 +5,8 @@ at that instant and the offset then. So whoever looks at an emulated timer, or i
 the callbacks happen that are due (`settle`).
 
 Limits. The hrtimer counts true time: NTP's slew of the host's MONOTONIC is left out. Nobody is interrupted by it: a
-vCPU in its guest is thrown out at its next step. bg_timer, which wakes a vCPU from WFI, is left out as WFI is.
+vCPU in its guest is thrown out at its next step. A trace has the callback at its time, but behind what came meanwhile.
+bg_timer, which wakes a vCPU from WFI, is left out as WFI is.
 """
 
 from __future__ import annotations
