@@ -222,3 +222,16 @@ def test_instructions_counted_become_time_skipped():
     for odd in (stream(5, 6, version=2), stream(5, 6) + stream(5, 6)):
         with pytest.raises(LabError, match="virtual time in a way that is not known"):
             counted_from_0(odd)
+
+
+def test_one_that_another_process_removes_as_it_is_opened_is_used_all_the_same(place, monkeypatch):
+    first = place.ran()
+    touched = os.utime
+
+    def removed_first(path: Path) -> None:
+        remove(path)
+        touched(path)
+
+    monkeypatch.setattr(snapshots.os, "utime", removed_first)
+    assert place.ran() == first
+    assert (place.boots, place.kept) == (1, [])

@@ -113,12 +113,14 @@ class Snapshot:
                 self.ram = os.open(directory / RAM, os.O_RDWR | os.O_CLOEXEC)
                 opened.callback(os.close, self.ram)
                 self.state = (directory / STATE).read_bytes()
-                os.utime(directory)  # the latest used are kept
             except FileNotFoundError as missing:
                 raise Damaged(f"{Path(missing.filename).name}: missing") from None
             except (ValueError, TypeError):
                 raise Damaged(f"{MANIFEST}: not what was written there") from None
             self._opened = opened.pop_all()
+        # The latest used are kept.
+        with suppress(FileNotFoundError):  # removed meanwhile, and usable all the same
+            os.utime(directory)
 
     def check(self) -> None:
         """Raises Damaged where a file is not what was written. Takes a tenth of a second."""
