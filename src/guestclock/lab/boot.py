@@ -137,7 +137,7 @@ class Lab:
         image, start = ready(self.kernel, self.arch)
         machine = machine or self.machine
         archives = overlay(on=image, cache=cache_dir())
-        return Boot(tuple(start), machine, image, archives, machine.device_tree(start))
+        return Boot(tuple(start), machine, image, archives, machine.device_tree(start), machine.rom())
 
     def _outcome(
         self, boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], timeout_s: float

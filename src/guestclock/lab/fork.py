@@ -37,11 +37,14 @@ def run(boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], *, timeout_s
         ]
         command = [*boot.start, *hardware, "-incoming", "defer"]
         fds = (snapshot.ram, shared.fd, results.fd)
-        with Process(command, fds=fds, timeout_s=timeout_s) as qemu:
+        on_one_cpu = boot.machine.deterministic and not boot.machine.recordable
+        with Process(command, fds=fds, timeout_s=timeout_s, on_one_cpu=on_one_cpu) as qemu:
             load_state(qemu, state.fd)
             qemu.command("cont")
-            while qemu.event().name != STOPPED:
-                pass
+            while (event := qemu.event()).name != STOPPED:
+                # In virtual time nothing else would wake it, and it sleeps on by itself (`sleep_rom`).
+                if event.name == "SUSPEND" and boot.machine.deterministic:
+                    qemu.command("system_wakeup")
             return parse_results(_results(qemu, snapshot, results)), qemu.console()
 
 

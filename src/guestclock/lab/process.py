@@ -7,13 +7,14 @@ inherits. So nothing can be left behind, and no directory can be full.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -88,10 +89,13 @@ class Process:
     """A QEMU that was started. Use it as a context manager: at the end it is dead.
 
     command: how QEMU is started, and its arguments but for monitor and console. fds: what it inherits. timeout_s:
-    wall-clock time for all that it is asked; whatever is waited for later than that raises a LabError.
+    wall-clock time for all that it is asked; whatever is waited for later than that raises a LabError. on_one_cpu: its
+    threads never run side by side (see `qemu`).
     """
 
-    def __init__(self, command: Sequence[str], *, fds: Iterable[int], timeout_s: float) -> None:
+    def __init__(
+        self, command: Sequence[str], *, fds: Iterable[int], timeout_s: float, on_one_cpu: bool = False
+    ) -> None:
         self.timeout_s = timeout_s
         with ExitStack() as opened:
             ours, theirs = (opened.enter_context(end) for end in socket.socketpair())
@@ -100,7 +104,8 @@ class Process:
             own = ["-chardev", f"socket,id=monitor,fd={theirs.fileno()}", "-mon", "chardev=monitor,mode=control"]
             own += ["-chardev", f"file,id=console,path={self._console.path}", "-serial", "chardev:console"]
             inherited = [theirs.fileno(), self._console.fd, *fds]
-            self._process = _started([*command, *own], inherited, self._errors.fd)
+            with _only_one_cpu() if on_one_cpu else nullcontext():
+                self._process = _started([*command, *own], inherited, self._errors.fd)
             opened.callback(self._forget)
             theirs.close()
             try:
@@ -162,6 +167,17 @@ class Process:
             errors = read_whole(self._errors.fd).decode(errors="replace").strip()
             return LabError(f"lab: QEMU failed (status {status}): {errors}")
         return LabError(f"lab: the machine powered off: the kernel or the program inside died\n{tail(self.console())}")
+
+
+@contextmanager
+def _only_one_cpu() -> Iterator[None]:
+    """What this thread starts meanwhile runs on one of its CPUs: any of them, so that labs do not meet on the first."""
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {random.choice(sorted(ours))})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
 
 
 def _started(command: Sequence[str], fds: Sequence[int], errors: int) -> subprocess.Popen[bytes]:

@@ -16,6 +16,9 @@ Traps (lab-x86.md sections 1, 2, 5; the last two measured since, with QEMU 7.2.2
   nothing of the slice is left. Linux 6.1 hangs at "Booting SMP configuration" for that, so /init brings other CPUs
   up. What is left is a race of QEMU's threads: while two CPUs are busy, runs differ by microseconds up to a tick.
   Bit-identical is promised for one CPU only; a KVM with many vCPUs runs well on it.
+* A machine that is being recorded can hang for good on its way out of S3: resetting it, the main loop waits for the
+  CPU's thread while it is its own turn. Machines that sleep are not recorded. They, like the boot, run on one CPU of
+  ours instead: where QEMU's threads are never side by side, that jump of time is about 30 times as rare.
 * A PAUSE costs about half a microsecond of wall time where there is icount. Calibrating the local APIC's timer is one
   long PAUSE loop (7 s): `nolapic_timer` skips it, the HPET does its work.
 """
@@ -24,7 +27,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from guestclock.lab import sleep_rom
 
 ICOUNT_SHIFT = 0
 """An instruction is 2 to this power ns of virtual time."""
@@ -51,9 +56,18 @@ class Machine(ABC):
         """The device tree to boot with, where QEMU's own will not do; else nothing. start: how QEMU is started."""
         return b""
 
+    def rom(self) -> bytes:
+        """A ROM that the machine's firmware shall know of; nothing for most machines."""
+        return b""
+
     def that_sleeps(self) -> Machine:
         """The machine for a program that puts it to sleep."""
         return self
+
+    @property
+    def recordable(self) -> bool:
+        """Whether QEMU can record this machine's runs."""
+        return self.deterministic and self.smp == 1
 
     def kernel_command_line(self) -> str:
         own = [self.extra_cmdline] if self.extra_cmdline else []
@@ -64,22 +78,35 @@ class Machine(ABC):
         command = ["-nodefaults", "-no-user-config", *self.board(), "-smp", str(self.smp), "-m", str(self.memory_mib)]
         if self.deterministic:
             icount = f"shift={ICOUNT_SHIFT},sleep=off"
-            if recorded and self.smp == 1:
+            if recorded and self.recordable:
                 icount += ",rr=record,rrfile=/dev/null"
             command += ["-icount", icount, "-rtc", "base=2025-01-01T00:00:00,clock=vm", "-seed", "1"]
         return [*command, "-display", "none", "-net", "none", "-no-reboot"]
 
-    def boots(self, *, kernel: str, initrd: str, device_tree: str | None = None) -> list[str]:
+    def boots(self, *, kernel: str, initrd: str, device_tree: str | None = None, rom: str | None = None) -> list[str]:
         """QEMU's words for what it boots, by path."""
         words = ["-kernel", kernel, "-initrd", initrd, "-append", self.kernel_command_line()]
-        return words if device_tree is None else [*words, "-dtb", device_tree]
+        if device_tree is not None:
+            words += ["-dtb", device_tree]
+        return words if rom is None else [*words, *sleep_rom.words(rom)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class X86Machine(Machine):
-    """One with AMD's SVM. tsc_khz: what its kernel believes of its TSC; None: it calibrates."""
+    """One with AMD's SVM. tsc_khz: what its kernel believes of its TSC; None: it calibrates. sleeps: it goes to S3."""
 
     tsc_khz: int | None
+    sleeps: bool = False
+
+    def that_sleeps(self) -> X86Machine:
+        return replace(self, sleeps=True)
+
+    def rom(self) -> bytes:
+        return sleep_rom.rom() if self.sleeps and self.deterministic else b""
+
+    @property
+    def recordable(self) -> bool:
+        return super().recordable and not self.sleeps
 
     def board(self) -> list[str]:
         return ["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-vga", "none"]

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache as memo
 from pathlib import Path
@@ -60,7 +60,7 @@ class Boot:
     """Everything that a machine's state after boot depends on.
 
     start: how QEMU is started. archives: what the initial file system holds besides the image. device_tree: what
-    describes the machine, where QEMU's own description will not do.
+    describes the machine, where QEMU's own description will not do. rom: see `Machine`.
     """
 
     start: tuple[str, ...]
@@ -68,6 +68,7 @@ class Boot:
     image: Image
     archives: bytes
     device_tree: bytes = b""
+    rom: bytes = b""
 
     def key(self) -> str:
         kernel = self.image.kernel.stat()
@@ -79,6 +80,7 @@ class Boot:
             (self.image.package, self.image.recipe, self.image.base_sha256, kernel.st_size, kernel.st_mtime_ns),
             hashlib.sha256(self.archives).hexdigest(),
             hashlib.sha256(self.device_tree).hexdigest(),
+            hashlib.sha256(self.rom).hexdigest(),
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
@@ -111,12 +113,12 @@ class Snapshot:
                 self.ram = os.open(directory / RAM, os.O_RDWR | os.O_CLOEXEC)
                 opened.callback(os.close, self.ram)
                 self.state = (directory / STATE).read_bytes()
+                os.utime(directory)  # the latest used are kept
             except FileNotFoundError as missing:
                 raise Damaged(f"{Path(missing.filename).name}: missing") from None
             except (ValueError, TypeError):
                 raise Damaged(f"{MANIFEST}: not what was written there") from None
             self._opened = opened.pop_all()
-        os.utime(directory)
 
     def check(self) -> None:
         """Raises Damaged where a file is not what was written. Takes a tenth of a second."""
@@ -166,8 +168,9 @@ def _found(place: Path, progress: Progress) -> Snapshot | None:
             opened.pop_all()
             return snapshot
     except Damaged as damage:
-        progress(f"lab: {place}: damaged ({damage}), is made again")
-        remove(place)
+        if place.is_dir():  # else another process has just removed it
+            progress(f"lab: {place}: damaged ({damage}), is made again")
+            remove(place)
         return None
 
 
@@ -194,14 +197,19 @@ def _make(boot: Boot, place: Path) -> None:
         Memory("state") as state,
         Memory("initrd", base + boot.archives) as initrd,
         Memory("device-tree", boot.device_tree) as tree,
+        Memory("rom", boot.rom) as rom,
     ):
         made = partial / "made"
         made.mkdir()
         arguments = [*boot.machine.hardware(), *devices(boot.machine, ram.path, shared.path, share=True)]
-        described = tree.path if boot.device_tree else None
-        arguments += boot.machine.boots(kernel=str(boot.image.kernel), initrd=initrd.path, device_tree=described)
-        fds = (ram.fd, shared.fd, initrd.fd, tree.fd)
-        with Process([*boot.start, *arguments], fds=fds, timeout_s=BOOT_TIMEOUT_S) as qemu:
+        arguments += boot.machine.boots(
+            kernel=str(boot.image.kernel),
+            initrd=initrd.path,
+            device_tree=tree.path if boot.device_tree else None,
+            rom=rom.path if boot.rom else None,
+        )
+        fds, on_one_cpu = (ram.fd, shared.fd, initrd.fd, tree.fd, rom.fd), boot.machine.deterministic
+        with Process([*boot.start, *arguments], fds=fds, timeout_s=BOOT_TIMEOUT_S, on_one_cpu=on_one_cpu) as qemu:
             while qemu.event().name != STOPPED:
                 pass
             save_state(qemu, state.fd)
@@ -315,10 +323,15 @@ def _chunks(fd: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _prune(directory: Path, keep_bytes: int) -> None:
-    """Removes snapshots, those that were used last excepted."""
-    found = [path for path in directory.iterdir() if not path.name.startswith(PARTIAL)]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        keep_bytes -= sum(file.stat().st_blocks * 512 for file in path.iterdir())
+    """Removes snapshots, those that were used last excepted. Other processes may do the same at the same time."""
+    kept: list[tuple[float, int, Path]] = []
+    for path in directory.iterdir():
+        if not path.name.startswith(PARTIAL):
+            with suppress(FileNotFoundError):
+                size = sum(file.stat().st_blocks * 512 for file in path.iterdir())
+                kept.append((path.stat().st_mtime, size, path))
+    for _, size, path in sorted(kept, reverse=True):
+        keep_bytes -= size
         if keep_bytes < 0:
             remove(path)
 

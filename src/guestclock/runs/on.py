@@ -100,8 +100,9 @@ def check_steps(scenario: Scenario, on: On) -> None:
         if variation.program.get("nested") and on.kind != "model":
             raise UserError(f"{scenario.name}: [vm]: nested: cannot be done on {on}: use --on model")
         for number, step in enumerate(variation.steps, 1):
-            if on.kind not in step.runs_on:
-                can = " or ".join(f"--on {USAGE[kind]}" for kind in USAGE if kind in step.runs_on)
+            possible = step.can_be_done_on()
+            if on.kind not in possible:
+                can = " or ".join(f"--on {USAGE[kind]}" for kind in USAGE if kind in possible)
                 raise UserError(f"{scenario.name}: [[step]] {number}: '{step.name}' cannot be done on {on}: use {can}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from guestclock.errors import UserError
 from guestclock.lab import Lab
-from guestclock.lab.boot import ODD_TSC_KHZ
+from guestclock.lab.boot import ODD_TSC_KHZ, program_sleeps
 from guestclock.scenario import Variation
 from guestclock.scenario.document import Arm64HostTable
 from guestclock.sim import Event, Trace
@@ -49,7 +49,9 @@ def _machine(variation: Variation, cpu: str) -> dict[str, Any]:
     if isinstance(variation.host, Arm64HostTable):
         rate = {} if variation.host.counter_hz is None else {"counter_hz": variation.host.counter_hz}
         return {"arch": ARM64, "cpu": cpu, "smp": _cpus(variation), **rate}
-    return {"smp": _cpus(variation), "tsc_khz": variation.host.tsc_khz or ODD_TSC_KHZ}
+    # A sleep is measured by the RTC, which keeps true time: there, the kernel finds the rate itself, to a kHz.
+    usual = None if program_sleeps(variation.program) else ODD_TSC_KHZ
+    return {"smp": _cpus(variation), "tsc_khz": variation.host.tsc_khz or usual}
 
 
 def _cpus(variation: Variation) -> int:

@@ -63,6 +63,10 @@ class Verb(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def sentence(self) -> str:
         raise NotImplementedError
 
+    def can_be_done_on(self) -> frozenset[str]:
+        """The machines that can take this very step: some of `runs_on`."""
+        return self.runs_on
+
     def acting(self, now: Situation) -> tuple[int, ...]:
         """The vCPUs this step acts on, checked to exist and to be free."""
         return ()

@@ -314,12 +314,6 @@ def _adjust_frequency(self: Device, op: api.AdjustFrequency, took: Took) -> None
     host.adjust_frequency(op.ppb)
 
 
-@handles(DeviceKvm.handlers, api.HostSleep)
-def _host_sleep(self: Device, op: api.HostSleep, took: Took) -> None:
-    self.change_host(op)
-    raise UserError(f"{op.name}: a lab does not put itself to sleep yet; run it on the model")
-
-
 @handles(DeviceKvm.handlers, api.Note)
 def _note(self: Device, op: api.Note, took: Took) -> None:
     pass

@@ -15,6 +15,7 @@ CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/"
 WAKE_ALARM = "/sys/class/rtc/rtc0/wakealarm"
 IDLE_DRIVER = "/sys/devices/system/cpu/cpuidle/current_driver"
 POWER = "/sys/power/"
+DAY_S = 24 * 3600
 
 _CLOCKS = {
     "realtime": time.CLOCK_REALTIME,
@@ -73,14 +74,34 @@ def sleep_s2idle(ns: int) -> None:
     Raises UserError where this machine has no such sleep, or where it would be one in name only: without an idle state
     of a CPU, the kernel waits, but its clocks go on.
     """
-    seconds, rest_ns = divmod(ns, 10**9)
-    if rest_ns or seconds < 1:
-        raise UserError(f"HostSleep: {ns} ns: expected whole seconds, by which this host's RTC can wake it")
     if "s2idle" not in _words(POWER + "mem_sleep"):
         raise UserError(f"HostSleep: this kernel has no s2idle ({POWER}mem_sleep)")
     if _words(IDLE_DRIVER) in ([], ["none"]):
         raise UserError(f"HostSleep: no idle state to sleep in ({IDLE_DRIVER}): this host's clocks would go on")
-    for path, text in ((WAKE_ALARM, "0"), (WAKE_ALARM, f"+{seconds}"), (POWER + "state", "freeze")):
+    seconds, rest_ns = divmod(ns, 10**9)
+    if rest_ns:
+        raise UserError(f"HostSleep: {ns} ns: expected whole seconds, by which this host's RTC can wake it")
+    _sleep(seconds, [(POWER + "state", "freeze")])
+
+
+def sleep_s3(ns: int) -> None:
+    """Suspend-to-RAM until the RTC's alarm so much later: the hardware goes down and comes up again.
+
+    The alarm is when the RTC, which counts seconds, has counted so many, rounded up: the sleep is up to 1 s longer or
+    shorter. Raises UserError where this machine has no such sleep.
+    """
+    if "deep" not in _words(POWER + "mem_sleep"):
+        raise UserError(f"HostSleep: this kernel has no S3 ({POWER}mem_sleep)")
+    _sleep(-(-ns // 10**9), [(POWER + "mem_sleep", "deep"), (POWER + "state", "mem")])
+
+
+def _sleep(seconds: int, writes: list[tuple[str, str]]) -> None:
+    """Sets the alarm, then writes into files of sysfs, the last of which returns when the machine is awake again."""
+    if not 1 <= seconds < DAY_S:
+        raise UserError(
+            f"HostSleep: {seconds} s: expected at least 1 and less than a day, by which an RTC's alarm goes"
+        )
+    for path, text in ((WAKE_ALARM, "0"), (WAKE_ALARM, f"+{seconds}"), *writes):
         try:
             with open(path, "w", encoding="ascii") as file:
                 file.write(text)

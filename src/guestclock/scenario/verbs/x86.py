@@ -269,15 +269,18 @@ class MarkTscUnstable(Verb):
         return "the host finds its TSC unstable"
 
 
-@verb("host", "sleep", on={MODEL})
+@verb("host", "sleep", on={MODEL, LAB})
 class Sleep(common.Sleep):
     """tsc: what the counter does meanwhile: "running", "stopped" or "reset" (starts again at 0).
 
-    kind: "s3", or "s2idle", in which it can but run.
+    kind: "s3", or "s2idle", in which it can but run. A lab's TSC runs on, and it has no CPU state for s2idle.
     """
 
     tsc: Literal["running", "stopped", "reset"] = "running"
     kind: Literal["s3", "s2idle"] | None = None
+
+    def can_be_done_on(self) -> frozenset[str]:
+        return self.runs_on if self.tsc == "running" and self.kind != "s2idle" else self.runs_on - {LAB}
 
     def acting(self, now: Situation) -> tuple[int, ...]:
         if self.kind == "s2idle" and self.tsc != "running":

@@ -17,7 +17,7 @@ from guestclock.abi.msr import (
 from guestclock.arith.kernel import u64
 from guestclock.errors import UserError
 from guestclock.kvm import api
-from guestclock.kvm.device import native
+from guestclock.kvm.device import host, native
 from guestclock.kvm.device.executor import DeviceKvm, Handler, Took, handles
 from guestclock.kvm.device.ioctls import IoctlError, call
 from guestclock.kvm.device.x86 import guest
@@ -204,3 +204,15 @@ def _peek(self: X86DeviceKvm, op: api.Peek, took: Took) -> api.ClockReading:
     took.at(stamps)
     page = None if vcpu.page_gpa is None else guest.read_page(self.vm(op).memory, vcpu.page_gpa)
     return reading(tsc, page, stamps)
+
+
+# ---- the host
+
+
+@_handles(api.HostSleep)
+def _host_sleep(self: X86DeviceKvm, op: api.HostSleep, took: Took) -> None:
+    self.change_host(op)
+    if op.tsc != "running":
+        raise UserError(f"HostSleep: a TSC that is {op.tsc}: a real host's does in its sleep what it does")
+    sleeps = {"s3": host.sleep_s3, "s2idle": host.sleep_s2idle}
+    sleeps[op.kind](op.ns)
