@@ -76,12 +76,14 @@ class X86Aligned(Aligned):
         pinned_to_0 = _ignores_offsets(self.real)
         values = set()
         written = _written_values(self.real)
+        given = {e.data["op"]["offset"] for e in self.real.of("op") if e.name == "SetTscOffset"}
         for event in self.real.of("tracepoint"):
             fields = parse_fields(event.name, event.data["text"])
             key = (event.data.get("vm"), event.vcpu)
             if event.name == "kvm_write_tsc_offset":
                 offsets[key] = 0 if pinned_to_0 else int(fields["next"])
-                values |= {u64(data - int(fields["next"])) for data in written}
+                if int(fields["next"]) not in given:  # one that was computed, from a TSC that was read
+                    values |= {u64(data - int(fields["next"])) for data in written}
             elif event.name == "kvm_pvclock_update":
                 values.add(u64(int(fields["tsc_timestamp"]) - offsets.get(key, 0)))
         return sorted(values)
