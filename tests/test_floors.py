@@ -47,6 +47,7 @@ INSIDE = [
     "guestclock.vmm.clocks",
     "guestclock.vmm.recipe",
     "guestclock.vmm.registers",
+    "guestclock.vmm.half",
     "guestclock.vmm.snapshot",
     "guestclock.vmm.recipes.arm64_by_offset_migrate",
     "guestclock.vmm.recipes.best_before_5_16",

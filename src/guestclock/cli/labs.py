@@ -179,3 +179,61 @@ def _arch_of(arch: str | None, cpu: str) -> str:
     if arch not in (None, "x86", "arm64") or (arch == "x86" and cpu):
         raise typer.BadParameter(f"--arch {arch}: expected x86 or arm64, and arm64 with a CPU")
     return "arm64" if arch == "arm64" or cpu else "x86_64"
+
+
+@lab_app.command()
+def migrate(
+    recipe: Annotated[str, typer.Argument(help="A recipe that saves and restores (NAME, FILE.py).", metavar="RECIPE")],
+    source: Annotated[str, typer.Option("--from", help="The kernel it leaves, as 6.1.", metavar="KERNEL[:CPU]")],
+    destination: Annotated[str, typer.Option("--to", help="The kernel it comes to, as 6.12.", metavar="KERNEL[:CPU]")],
+    skew: Annotated[
+        str, typer.Option("--skew", help="The second host's wall clock is ahead by that much (0 s).", metavar="T")
+    ] = "0 s",
+    away: Annotated[str, typer.Option("--away", help="So long it is away, about (2 s).", metavar="T")] = "2 s",
+    life: Annotated[str, typer.Option("--life", help="So long it has run before (100 s).", metavar="T")] = "100 s",
+    vcpus: Annotated[int, typer.Option("--vcpus", help="How many vCPUs (2).", metavar="N")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Move a guest from one lab to another, and tell by how many ns its clocks are off.
+
+    Both are hosts of one world, whose true time is known: a lab's counter is exact, and its wall clock is set. The
+    recipe's own calls save the guest on a real kernel and restore it on another.
+    """
+    from guestclock.errors import UserError
+    from guestclock.report import migration as report
+    from guestclock.runs.migrate import migrate as move
+    from guestclock.runs.on import On, parse_on
+    from guestclock.scenario.quantity import Duration, Step
+
+    def lab(option: str, written: str) -> On:
+        try:
+            return parse_on(f"lab:{written}")
+        except UserError as error:
+            raise UserError(f"{option} {written}: {str(error).partition(': ')[2]}") from None
+
+    def ns(option: str, written: str, kind: type[Duration] | type[Step] = Duration) -> int:
+        try:
+            return kind.parse(written, {}).literal
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
+
+    if vcpus < 1:
+        raise UserError(f"--vcpus {vcpus}: expected at least 1")
+    with progress_line() as progress:
+        done = move(
+            recipe,
+            lab("--from", source),
+            lab("--to", destination),
+            skew_ns=ns("--skew", skew, Step),
+            away_ns=ns("--away", away),
+            life_ns=ns("--life", life),
+            vcpus=vcpus,
+            progress=progress,
+        )
+    if json:
+        from json import dumps
+
+        print(dumps(report.as_json(done), indent=2))
+        return
+    for line in report.lines(done):
+        print(line)

@@ -29,6 +29,7 @@ from guestclock.kvm.model import ModelKvm
 from guestclock.machine import Machine
 from guestclock.sim import Event, Scheduler, Timeline, Trace
 from guestclock.sim.checkpoint import cp
+from guestclock.vmm.half import play_half
 from guestclock.vmm.steps import play
 
 OPERATIONS = ("op", "peek", "host", "step", "note")
@@ -133,7 +134,8 @@ class Aligned:
 
     def run(self) -> Trace:
         """Plays the program. Raises NotAligned."""
-        self.scheduler.spawn("VMM", serve(play(Host(), self.program), self.execute))
+        course = play_half if self.program.get("program") == "half" else play
+        self.scheduler.spawn("VMM", serve(course(Host(), self.program), self.execute))
         self.scheduler.run()
         return self.trace
 

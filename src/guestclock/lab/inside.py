@@ -86,12 +86,14 @@ def run(program: dict[str, Any], emit: Emit) -> None:
         importlib.import_module("guestclock.vmm.on_device").run_program(program, emit)
     elif name == "script":
         importlib.import_module("guestclock.vmm.on_device").run_script(program, emit)
+    elif name == "half":
+        importlib.import_module("guestclock.vmm.on_device").run_half(program, emit)
     elif name == "classify":
         emit(importlib.import_module("guestclock.inspect").classify().as_json())
     elif name == "bench":
         importlib.import_module("guestclock.kvm.device.bench").run_bench(program, emit)
     else:
-        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, probe, script, steps)")
+        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, half, probe, script, steps)")
 
 
 def _own() -> Any:

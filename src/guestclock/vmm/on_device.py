@@ -9,6 +9,7 @@ from guestclock.errors import UserError
 from guestclock.kvm.api import Host, Recipe, drive
 from guestclock.kvm.device import open_device
 from guestclock.sim.trace import TRACE_VERSION
+from guestclock.vmm.half import play_half
 from guestclock.vmm.steps import play
 
 OPTIONS = {"host_ops_allowed": bool, "trace": bool}
@@ -41,7 +42,15 @@ def run_script(program: dict[str, Any], emit: EmitLine) -> None:
     _run(lambda: names[SCRIPT](Host(), emit), program, events)
 
 
-def _run(recipe: Callable[[], Recipe], program: dict[str, Any], emit: EmitLine) -> None:
+def run_half(program: dict[str, Any], emit: EmitLine) -> None:
+    """Plays one half of a migration, see `guestclock.vmm.half`. After a save's trace comes {"snapshot": ...}."""
+    snapshot = _run(lambda: play_half(Host(), program), program, emit)
+    if snapshot is not None:
+        emit({"snapshot": snapshot})
+
+
+def _run(recipe: Callable[[], Recipe], program: dict[str, Any], emit: EmitLine) -> Any:
+    """What the recipe returns."""
     options = program.get("options", {})
     for name, value in options.items():
         if name not in OPTIONS:
@@ -56,4 +65,4 @@ def _run(recipe: Callable[[], Recipe], program: dict[str, Any], emit: EmitLine) 
         for line in waiting:
             emit(line)
         send = emit
-        drive(recipe(), kvm.execute)
+        return drive(recipe(), kvm.execute)

@@ -96,6 +96,11 @@ def load(name: str) -> Recipe:
     return _load(name, path, path.name)
 
 
+def from_text(name: str, source: str) -> Recipe:
+    """As `load`, of a file whose text somebody else has read."""
+    return _made(name, Path(name), name, source)
+
+
 def blame(recipe: Recipe, error: BaseException) -> UserError:
     """An exception that came out of `recipe` while it ran, as one line with the recipe's own innermost line.
 
@@ -119,7 +124,10 @@ def _dashed(stem: str) -> str:
 
 def _load(name: str, path: Path, shown: str) -> Recipe:
     """shown: what messages call the file."""
-    source = _read(path, shown)
+    return _made(name, path, shown, _read(path, shown))
+
+
+def _made(name: str, path: Path, shown: str, source: str) -> Recipe:
     try:
         tree = ast.parse(source, str(path))
         code = compile(source, str(path), "exec", dont_inherit=True)
