@@ -46,6 +46,8 @@ class Lab:
         arch: str = X86.name,
         smp: int = 1,
         tsc_khz: int | None = ODD_TSC_KHZ,
+        clocksource: str = "tsc",
+        tsc_unstable: bool = False,
         cpu: str = "",
         counter_hz: int = ODD_COUNTER_HZ,
         memory_mib: int = 512,
@@ -58,6 +60,7 @@ class Lab:
         smp: CPUs of the inner host. More than one is not bit-identical from run to run (see `qemu`), nor does it make
         threads run side by side in virtual time; many vCPUs do not need it.
         tsc_khz: x86: what the kernel shall believe of its TSC; None lets it calibrate (1 GHz in virtual time).
+        clocksource: x86: "tsc", "hpet" or "acpi_pm". tsc_unstable: x86: its kernel does not trust its TSC, ever.
         cpu: arm64: one of `arm64.CPUS`, or the usual one. counter_hz: arm64: what CNTFRQ_EL0 says; the counter's true
         period is the whole number of ns in it.
         deterministic: virtual time; every run of a program gives the same bytes. Otherwise the host's time.
@@ -80,7 +83,8 @@ class Lab:
         elif cpu:
             raise UserError(f"lab: cpu {cpu!r}: an x86 lab has one kind of CPU only")
         else:
-            self.machine = X86Machine(tsc_khz=tsc_khz, **common)
+            own: dict[str, Any] = {"tsc_khz": tsc_khz, "clocksource": clocksource, "tsc_unstable": tsc_unstable}
+            self.machine = X86Machine(**own, **common)
         self.console = ""
         """What the latest run wrote to the console."""
         self._progress = progress

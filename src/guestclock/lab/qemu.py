@@ -29,7 +29,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from guestclock.errors import UserError
 from guestclock.lab import sleep_rom
+
+CLOCKSOURCES = ("tsc", "hpet", "acpi_pm")
+"""What an x86 lab's kernel can keep time by. Where its TSC is unstable, "tsc" is what it would rather have."""
 
 ICOUNT_SHIFT = 0
 """An instruction is 2 to this power ns of virtual time."""
@@ -93,10 +97,20 @@ class Machine(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class X86Machine(Machine):
-    """One with AMD's SVM. tsc_khz: what its kernel believes of its TSC; None: it calibrates. sleeps: it goes to S3."""
+    """One with AMD's SVM.
+
+    tsc_khz: what its kernel believes of its TSC; None: it calibrates. clocksource: what that keeps time by.
+    tsc_unstable: it does not trust the TSC, from the first. sleeps: it goes to S3.
+    """
 
     tsc_khz: int | None
+    clocksource: str = "tsc"
+    tsc_unstable: bool = False
     sleeps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.clocksource not in CLOCKSOURCES:
+            raise UserError(f"lab: clocksource {self.clocksource!r}: expected one of {', '.join(CLOCKSOURCES)}")
 
     def that_sleeps(self) -> X86Machine:
         return replace(self, sleeps=True)
@@ -112,7 +126,9 @@ class X86Machine(Machine):
         return ["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-vga", "none"]
 
     def kernel_words(self) -> list[str]:
-        words = ["console=ttyS0", "tsc=reliable"]
+        words = ["console=ttyS0", "tsc=unstable" if self.tsc_unstable else "tsc=reliable"]
         if self.deterministic:
             words += ["maxcpus=1", "nolapic_timer"]
+        if self.clocksource != "tsc":
+            words.append(f"clocksource={self.clocksource}")
         return words if self.tsc_khz is None else [*words, f"tsc_early_khz={self.tsc_khz}"]

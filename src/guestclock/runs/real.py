@@ -51,7 +51,10 @@ def _machine(variation: Variation, cpu: str) -> dict[str, Any]:
         return {"arch": ARM64, "cpu": cpu, "smp": _cpus(variation), **rate}
     # A sleep is measured by the RTC, which keeps true time: there, the kernel finds the rate itself, to a kHz.
     usual = None if program_sleeps(variation.program) else ODD_TSC_KHZ
-    return {"smp": _cpus(variation), "tsc_khz": variation.host.tsc_khz or usual}
+    host = variation.host
+    told = {"clocksource": host.clocksource, "tsc_unstable": host.tsc_unstable}
+    given = {name: value for name, value in told.items() if value is not None}
+    return {"smp": _cpus(variation), "tsc_khz": host.tsc_khz or usual, **given}
 
 
 def _cpus(variation: Variation) -> int:

@@ -66,8 +66,8 @@ class Arm64VmTable(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class HostTable(msgspec.Struct, forbid_unknown_fields=True):
-    """[host]: `machine.HostSpec`, where it shall not be the ordinary server. The lab takes tsc_khz and cpus from it; a
-    real host is what it is.
+    """[host]: `machine.HostSpec`, where it shall not be the ordinary server. The lab takes tsc_khz, clocksource,
+    tsc_unstable and cpus from it; a real host is what it is.
     """
 
     arch: Literal["x86_64"] = "x86_64"

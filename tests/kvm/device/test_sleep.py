@@ -1,4 +1,4 @@
-"""Suspend-to-idle, on a sysfs of our own."""
+"""Suspend-to-idle and suspend-to-RAM, on a sysfs of our own."""
 
 from __future__ import annotations
 
@@ -54,3 +54,27 @@ def test_what_would_not_be_a_sleep_is_refused(sysfs: Path, name: str, text: str 
     with pytest.raises(UserError, match=message):
         host.sleep_s2idle(10**9)
     assert (sysfs / "state").read_text() == "freeze mem\n"
+
+
+# ---- suspend-to-RAM
+
+
+@pytest.mark.parametrize(("ns", "alarm"), [(7 * 10**9, "+7"), (7 * 10**9 + 1, "+8"), (1, "+1")])
+def test_s3_lasts_until_the_rtc_has_counted_so_many_seconds(sysfs: Path, ns: int, alarm: str) -> None:
+    host.sleep_s3(ns)
+    assert (sysfs / "wakealarm").read_text() == alarm
+    assert (sysfs / "mem_sleep").read_text() == "deep"
+    assert (sysfs / "state").read_text() == "mem"
+
+
+@pytest.mark.parametrize("ns", [0, -(10**9), 24 * 3600 * 10**9])
+def test_what_an_alarm_cannot_be_set_to_is_refused(sysfs: Path, ns: int) -> None:
+    with pytest.raises(UserError, match="expected at least 1 and less than a day"):
+        host.sleep_s3(ns)
+    assert (sysfs / "state").read_text() == "freeze mem\n"
+
+
+def test_a_kernel_without_s3_is_told(sysfs: Path) -> None:
+    (sysfs / "mem_sleep").write_text("[s2idle]\n")
+    with pytest.raises(UserError, match="this kernel has no S3"):
+        host.sleep_s3(10**9)

@@ -44,6 +44,7 @@ class X86Aligned(Aligned):
             tsc_hz=self.counter.true_hz,
             tsc_at_start=meta["tsc_start"],
             clocksource=meta.get("clocksource", "tsc"),
+            tsc_unstable="tsc" not in meta.get("clocksources", ("tsc",)),
             hz=meta.get("hz", 250),
             cpus=8,
             uptime_ns=self.first_read("monotonic", 1_000 * NS_PER_S),

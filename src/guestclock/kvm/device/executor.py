@@ -131,7 +131,8 @@ class DeviceKvm(ABC, Generic[VmT, VcpuT]):
 
     def meta(self) -> dict[str, Any]:
         """What a trace of this machine says about itself."""
-        return {"on": "kvm", "kernel": os.uname().release, **self.rates(), "clocksource": host.clocksource()}
+        keeps = {"clocksource": host.clocksource(), "clocksources": host.clocksources()}
+        return {"on": "kvm", "kernel": os.uname().release, **self.rates(), **keeps}
 
     def ps(self, counter: int) -> int:
         """True time of a value of the host's counter: at its rate, from the device's creation."""

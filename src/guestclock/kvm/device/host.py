@@ -45,9 +45,14 @@ def clocksource() -> str:
         return file.read().strip()
 
 
-def set_clocksource(name: str) -> None:
+def clocksources() -> list[str]:
+    """What this kernel can keep time by; a TSC that is unstable is not among them."""
     with open(CLOCKSOURCE + "available_clocksource", encoding="ascii") as file:
-        available = file.read().split()
+        return file.read().split()
+
+
+def set_clocksource(name: str) -> None:
+    available = clocksources()
     if name not in available:
         raise UserError(f"SetClocksource: {name!r} is not available here (available: {', '.join(available)})")
     with open(CLOCKSOURCE + "current_clocksource", "w", encoding="ascii") as file:
@@ -79,7 +84,7 @@ def sleep_s2idle(ns: int) -> None:
     if _words(IDLE_DRIVER) in ([], ["none"]):
         raise UserError(f"HostSleep: no idle state to sleep in ({IDLE_DRIVER}): this host's clocks would go on")
     seconds, rest_ns = divmod(ns, 10**9)
-    if rest_ns:
+    if rest_ns or seconds < 1:
         raise UserError(f"HostSleep: {ns} ns: expected whole seconds, by which this host's RTC can wake it")
     _sleep(seconds, [(POWER + "state", "freeze")])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.kvm.model.x86.bench import TSC, Bench, S, probe, vm_with
 
+from guestclock.arith import s64
 from guestclock.kvm.api import Host, MarkTscUnstable, ReadClocks, SetClocksource
 from guestclock.machine import HostSpec
 
@@ -80,8 +81,7 @@ def test_a_matched_write_on_an_unstable_host_is_moved_on_by_the_time_passed():
         await vm.vcpus[0].set_msr(TSC, 5 * S)
         await host.wait(S // 2)
         await vm.vcpus[1].set_msr(TSC, 5 * S)
-        shown = [await vcpu.peek() for vcpu in vm.vcpus]
-        return [bench.vm.nr_vcpus_matched_tsc, shown[1].tsc - shown[0].tsc]
+        return [bench.vm.nr_vcpus_matched_tsc, s64(bench.vcpu(1).l1_tsc_offset - bench.vcpu(0).l1_tsc_offset)]
 
     bench = Bench()
     matched, apart = bench.run(recipe)
@@ -180,3 +180,25 @@ def test_cpufreq_without_constant_tsc_gives_new_pages_to_that_cpus_vcpus():
     slow, fast = (0xC5379CA5, 0), (0xC5379CA5, -1)
     assert bench.run(recipe) == [fast, fast, fast, slow]
     assert bench.machine.tsc_unstable
+
+
+def test_on_an_unstable_host_reading_the_offset_puts_the_tsc_back_where_it_was():
+    """Like every call it loads the vCPU; peeking is nobody's call, and disturbs nothing."""
+    bench = Bench(spec=HostSpec(clocksource="hpet", tsc_unstable=True))
+
+    async def recipe(host: Host) -> list[int]:
+        vm = await vm_with(host, 1)
+        vcpu = vm.vcpus[0]
+        [read] = await vcpu.run(ReadClocks())
+        await host.wait(S)
+        looked = (await vcpu.peek()).tsc - read.tsc
+        offset = await vcpu.get_tsc_offset()
+        put_back = (await vcpu.peek()).tsc - read.tsc
+        await host.wait(S)
+        return [looked, put_back, s64(offset - await vcpu.get_tsc_offset())]
+
+    looked, put_back, moved = bench.run(recipe)
+    second = S * KHZ // 10**6
+    assert looked == pytest.approx(second, rel=0.001)
+    assert 0 <= put_back < 10**6
+    assert moved == pytest.approx(second, rel=0.001)

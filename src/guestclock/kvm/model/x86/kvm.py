@@ -241,6 +241,8 @@ async def _get_tsc_offset(self: X86Kvm, op: api.GetTscOffset) -> int:
     if not self.host.profile.offset_attribute:
         raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
     await lock(vcpu, op.name)
+    lifecycle.vcpu_load(vcpu)
+    lifecycle.vcpu_put(vcpu)
     unlock(vcpu)
     return vcpu.l1_tsc_offset
 
