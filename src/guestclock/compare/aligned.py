@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guestclock.kvm.api import (
@@ -20,6 +20,7 @@ from guestclock.kvm.api import (
     GetTscOffset,
     GetVcpuAttr,
     Host,
+    HostSleep,
     Op,
     ReadHostClock,
     Wait,
@@ -27,7 +28,7 @@ from guestclock.kvm.api import (
 )
 from guestclock.kvm.model import ModelKvm
 from guestclock.machine import Machine
-from guestclock.sim import Event, Scheduler, Timeline, Trace
+from guestclock.sim import PS_PER_NS, Event, Scheduler, Timeline, Trace
 from guestclock.sim.checkpoint import cp
 from guestclock.vmm.half import play_half
 from guestclock.vmm.steps import play
@@ -144,6 +145,8 @@ class Aligned:
         if entry is None or not _is(op, entry):
             raise NotAligned(self.done, "nothing" if entry is None else f"{entry.kind} {entry.name}", str(op))
         self.done += 1
+        if isinstance(op, HostSleep):
+            op = self.slept(op, entry)
         instants = await self.before(op, self.instants_ps(entry, op))
         await self.until(instants[0])
         answer = await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
@@ -161,9 +164,16 @@ class Aligned:
         if at_ps > self.timeline.now_ps:
             await cp("aligned", delay_ps=at_ps - self.timeline.now_ps)
 
+    def slept(self, op: HostSleep, entry: Event) -> HostSleep:
+        """As long as the real one took, going to bed and getting up with it."""
+        first, last = self.counter.at(entry.start_ps), self.counter.at(entry.end_ps)
+        return replace(op, ns=(self.counter.true_ps(last) - self.counter.true_ps(first)) // PS_PER_NS)
+
     def instants_ps(self, entry: Event, op: Op) -> list[int]:
         """True times, from the trace's start, at which the operation's clock reads happen: at least one."""
         first, last = self.counter.at(entry.start_ps), self.counter.at(entry.end_ps)
+        if isinstance(op, HostSleep):
+            return [self.counter.true_ps(first)]
         given_away = self.revealed[bisect_left(self.revealed, first) : bisect_right(self.revealed, last)]
         chosen = [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.told.where]]
         return [self.counter.true_ps(value) for value in given_away or chosen]

@@ -10,7 +10,7 @@ from guestclock.compare.aligned import HostCounter, operations
 from guestclock.compare.verdict import Difference, Verdict
 from guestclock.sim import Event, Trace
 
-NO_COUNTER = ("Wait", "CreateVm", "GetClock", "SetClock")
+NO_COUNTER = ("Wait", "HostSleep", "CreateVm", "GetClock", "SetClock")
 """Operations on which no guest's counter depends, however long they take: creating a VM takes milliseconds."""
 
 
@@ -59,7 +59,7 @@ class Comparison:
         for index, (real, model) in enumerate(pairs):
             self.index, self.name, self.model_event = index, real.name, model
             took_ns = (real.end_ps - real.start_ps) // 1000 + 1
-            if real.name != "Wait":  # nothing is read in it
+            if real.name not in ("Wait", "HostSleep"):  # nothing is read in it
                 self.widest_ns = max(self.widest_ns, took_ns)
             if real.name not in NO_COUNTER:
                 self.widest_counter_ns = max(self.widest_counter_ns, took_ns)

@@ -10,13 +10,14 @@ from typing import Any
 
 from guestclock.arith import u64
 from guestclock.compare.aligned import Aligned, Circumstances
-from guestclock.kvm.api import Op, Run
+from guestclock.kvm.api import HostSleep, Op, Run
 from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.mutex import lock
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
+from guestclock.linux.clocksource import clocksource
 from guestclock.machine import HostSpec, X86Machine
-from guestclock.sim import Trace
+from guestclock.sim import Event, Trace
 
 NS_PER_S = 10**9
 
@@ -31,10 +32,20 @@ def run_aligned(
     return X86Aligned(real, program, profile, circumstances or Circumstances()).run()
 
 
+class _Sleeper(X86Machine):
+    """A machine that is told how long a sleep was: the real one's RTC has a grain of a second, and nobody's phase."""
+
+    measured_ns = 0
+
+    def _nonstop_ns(self, began: int, woke: int) -> int:
+        return self.measured_ns or super()._nonstop_ns(began, woke)
+
+
 class X86Aligned(Aligned):
     """A program on the model of x86."""
 
     kvm: X86Kvm
+    machine: _Sleeper
 
     def __init__(self, real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> None:
         meta = real.meta
@@ -50,7 +61,7 @@ class X86Aligned(Aligned):
             uptime_ns=self.first_read("monotonic", 1_000 * NS_PER_S),
             realtime_ns=self.first_read("realtime", 1_760_000_000 * NS_PER_S),
         )
-        self.machine = X86Machine(self.timeline, spec, scheduler=self.scheduler)
+        self.machine = _Sleeper(self.timeline, spec, scheduler=self.scheduler)
         self.trace.meta |= {"kernel": profile, "tsc_khz": meta["tsc_khz"]}
         options = KvmOptions(work_latency_ns=told.work_latency_ns)
         self.kvm = X86Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit, options)
@@ -60,6 +71,23 @@ class X86Aligned(Aligned):
         trace = super().run()
         trace.meta["guest_has_master_clock"] = self.kvm.host.state.guest_has_master_clock
         return trace
+
+    def slept(self, op: HostSleep, entry: Event) -> HostSleep:
+        """What the real host's BOOTTIME says of the sleep, beyond what was not slept between two readings of it."""
+        op = super().slept(op, entry)
+        readings = [e for e in self.real.of("host") if e.name == "boottime"]
+        before = [e for e in readings if e.end_ps <= entry.start_ps]
+        after = [e for e in readings if e.start_ps >= entry.end_ps]
+        if before and after:
+            awake = [self._middle(e) for e in (before[-1], after[0])]
+            cycles = awake[1] - awake[0] - (self.counter.at(entry.end_ps) - self.counter.at(entry.start_ps))
+            tsc = clocksource("tsc", tsc_khz=self.real.meta["tsc_khz"])
+            passed_ns = cycles * tsc.mult >> tsc.shift
+            self.machine.measured_ns = after[0].data["value"] - before[-1].data["value"] - passed_ns
+        return op
+
+    def _middle(self, event: Event) -> int:
+        return (self.counter.at(event.start_ps) + self.counter.at(event.end_ps)) // 2
 
     async def before(self, op: Op, instants: list[int]) -> list[int]:
         """Exits that interrupts of the host's made."""

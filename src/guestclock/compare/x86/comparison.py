@@ -41,6 +41,8 @@ class X86Comparison(Comparison):
     def operation(self, real: Event, model: Event) -> None:
         if real.name in ("CreateVm", "SetClock", "SetClocksource", "HostSleep"):
             self.kvmclock = Unknown()
+        if real.name == "HostSleep":
+            self.raw = Unknown()
         if real.name == "SetClocksource" and "error" not in real.data:
             self.raw = Unknown()
             self.on_tsc = real.data["op"]["clocksource"] == "tsc"
@@ -122,7 +124,7 @@ class X86Comparison(Comparison):
         return found
 
     def before_tracepoints(self, operation: Event) -> None:
-        if operation.name in ("CreateVm", "SetClock"):
+        if operation.name in ("CreateVm", "SetClock", "HostSleep"):
             self.apart_ns = None
 
     def tracepoint(self, real: Event, model: Event) -> None:

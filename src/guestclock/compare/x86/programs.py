@@ -135,5 +135,5 @@ class X86Author(Author):
         return self.entry("host", "clocksource", f"host clocksource := {to}", to=to)
 
     def sleep(self) -> Step:
-        """In virtual time a lab's S3 has no length: what it leaves is what KVM does on the way in and out."""
-        return self.entry("host", "sleep", "the host sleeps (S3)", value=[["ns", 0]])
+        ns = self.rng.randint(1, 20) * NS_PER_S
+        return self.entry("host", "sleep", f"the host sleeps {ns} ns (S3)", value=[["ns", ns]])
