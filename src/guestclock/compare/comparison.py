@@ -34,6 +34,11 @@ class Unknown:
         self.lo, self.hi = least, most
         return True
 
+    def widen(self, lo: int, hi: int) -> None:
+        """It may have been set anew, to something in lo..hi, or be what it was."""
+        if self.lo is not None and self.hi is not None:
+            self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+
     @property
     def width(self) -> int:
         return 0 if self.lo is None or self.hi is None else self.hi - self.lo

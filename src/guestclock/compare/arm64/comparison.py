@@ -23,7 +23,10 @@ COUNTERS = {KVM_REG_ARM_TIMER_CNT: "cntvct", KVM_REG_ARM_PTIMER_CNT: "cntpct"}
 Sandwich = tuple[int, int]
 Group = tuple[Event, list[Event]]
 
-MOVES = ("CreateVm", "CreateVcpu", "SetCounterOffset", "SetOneReg", "SetVcpuAttr")
+FROM_THE_FIRST = (0, 0)
+"""Of a physical counter that nobody has moved: it is the host's."""
+
+MOVES = ("CreateVcpu", "SetCounterOffset", "SetOneReg", "SetVcpuAttr")
 """Operations after which an offset may be another."""
 
 
@@ -33,22 +36,36 @@ class Arm64Comparison(Comparison):
     def __init__(self, real: Trace, model: Trace, true_hz: int | None = None) -> None:
         super().__init__(real, model, true_hz)
         self.offsets: dict[tuple[int, int, str], Unknown] = {}
-        self.wall = Unknown()
+        self.of_vms: dict[tuple[int, str], Sandwich] = {}
 
     # ---- operations
 
     def operation(self, real: Event, model: Event) -> None:
         if real.name in MOVES and "error" not in real.data:
-            asked = real.data.get("op", {})
-            by_value = real.name == "SetOneReg"
-            if not by_value or asked["id"] in COUNTERS:
-                # A vCPU that is in its guest goes on with the old one: each has a number of its own.
-                clocks = [COUNTERS[asked["id"]]] if by_value else list(COUNTERS.values())
-                self.offsets = {k: u for k, u in self.offsets.items() if k[2] not in clocks or k[0] != asked.get("vm")}
+            self.moved(real)
         super().operation(real, model)
 
+    def moved(self, real: Event) -> None:
+        """A VM's offsets may be others from now on, or not: a write may be ignored, and who is in his guest goes on."""
+        asked = real.data["op"]
+        clocks: tuple[str, ...] = tuple(COUNTERS.values())
+        if real.name == "SetOneReg":
+            clocks = (COUNTERS[asked["id"]],) if asked["id"] in COUNTERS else ()
+        host, model = self.sandwiches(real)
+        lo, hi = (0, 0) if real.name == "SetCounterOffset" else (host[0] - model[1], host[1] - model[0])
+        for clock in clocks:
+            least, most = self.of_vms.get((asked["vm"], clock), FROM_THE_FIRST)
+            self.of_vms[asked["vm"], clock] = min(least, lo), max(most, hi)
+            for (vm, _, which), unknown in self.offsets.items():
+                if (vm, which) == (asked["vm"], clock):
+                    unknown.widen(lo, hi)
+
     def offset(self, vm: int, vcpu: int, clock: str) -> Unknown:
-        return self.offsets.setdefault((vm, vcpu, clock), Unknown())
+        """Real offset less the model's: what the VM's can be, and what readings of this vCPU have left of it."""
+        if (vm, vcpu, clock) not in self.offsets:
+            self.offsets[vm, vcpu, clock] = Unknown()
+            self.offsets[vm, vcpu, clock].fits(*self.of_vms.get((vm, clock), FROM_THE_FIRST))
+        return self.offsets[vm, vcpu, clock]
 
     def answer(self, real: Event, answered: Any, model: Any) -> None:
         asked = real.data["op"]
