@@ -1,4 +1,4 @@
-"""Random programs on unmodified Debian kernels, x86 and arm64: the model agrees, and a model with a mistake does not."""
+"""Random programs on Debian's unmodified kernels, x86 and arm64: the model agrees, a model with a mistake does not."""
 
 from __future__ import annotations
 

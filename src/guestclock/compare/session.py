@@ -175,6 +175,7 @@ def record(session: Session, compared: Sequence[Compared], path: Path) -> None:
     head = {"guestclock_recording": RECORDING_VERSION, "arch": session.arch, "kernel": session.kernel}
     entries = [{"seed": c.seed, "program": c.program, "lines": c.lines} for c in compared]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(path, "wt", encoding="utf-8", compresslevel=6) as file:
             for entry in (head, *entries):
                 file.write(json.dumps(entry, separators=(",", ":")) + "\n")
