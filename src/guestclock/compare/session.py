@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,8 +193,12 @@ def _read(path: Path, arch: str, kernel: str) -> Iterator[dict[str, Any]]:
             if (head["arch"], head["kernel"]) != (arch, kernel):
                 told = f"{head['kernel']} ({head['arch']})"
                 raise UserError(f"{path}: is a recording of kernel {told}, asked for is {kernel} ({arch})")
-            yield from map(json.loads, file)
+            for line in file:
+                entry = json.loads(line)
+                yield {key: entry[key] for key in ("seed", "program", "lines")}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (EOFError, ValueError, KeyError) as error:
+    except KeyError as missing:
+        raise UserError(f"{path}: damaged: {missing} is missing") from None
+    except (EOFError, ValueError, TypeError, zlib.error) as error:
         raise UserError(f"{path}: damaged: {error}") from None
