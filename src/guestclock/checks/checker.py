@@ -9,14 +9,14 @@ from typing import Any
 
 from guestclock.arith.affine import Form
 from guestclock.checks import questions as _questions
-from guestclock.checks.asks import QUESTIONS, Ask, Question
+from guestclock.checks.asks import Ask, Question
 from guestclock.checks.spec import Spec
 from guestclock.checks.world import Outcome, build
 from guestclock.errors import UserError
 from guestclock.explore import leaf as leaves
 from guestclock.explore.leaf import Leaf, Unproved, Worst
 from guestclock.explore.replay import Confirmed, confirm
-from guestclock.explore.run import Bounds, Run, bits
+from guestclock.explore.run import Bounds, Build, Run, bits
 from guestclock.explore.search import Dead, Search, Trail
 from guestclock.explore.times import Impossible
 
@@ -81,13 +81,13 @@ class Tell:
         self.programs += other.programs
 
 
-class Checker:
-    """Puts orders of one spec to its questions."""
+class OrderChecker:
+    """Puts the orders of one world to its questions. what: it, in a message."""
 
-    def __init__(self, spec: Spec, wanted: Sequence[Question], bounds: Bounds | None = None) -> None:
-        self.spec, self.wanted = spec, wanted
-        self.build = build(spec)
-        self.search = Search(self.build, spec.bounds if bounds is None else bounds)
+    def __init__(self, build: Build, bounds: Bounds, wanted: Sequence[Question], what: str) -> None:
+        self.build, self.wanted, self.what = build, wanted, what
+        self.named = {question.name: question for question in wanted}
+        self.search = Search(build, bounds)
         self.tell = Tell()
         self._programs: dict[Any, Any] = {}
         self._parts: dict[Any, Fraction | None] = {}
@@ -97,9 +97,7 @@ class Checker:
         """Judges one complete order. Raises UserError where it cannot end."""
         outcome: Outcome = run.world
         for name, label in run.stuck():
-            raise UserError(
-                f"{self.spec.recipe or 'the scenario'}: {name} waits for ever at {label!r}: nobody will let it go on"
-            )
+            raise UserError(f"{self.what}: {name} waits for ever at {label!r}: nobody will let it go on")
         tell = self.tell
         if not outcome.finished:
             tell.unfinished += 1
@@ -166,7 +164,7 @@ class Checker:
 
     def confirm(self, name: str, found: Found, enough: float | None = None) -> Confirmed | None:
         """An integer run near the worst point of the order that has it."""
-        wanted = QUESTIONS[name]
+        wanted = self.named[name]
         worst = self.worst_of(name, found)
         return None if worst is None else confirm(worst, self.build, measure(wanted, found.ask), enough=enough)
 
@@ -177,12 +175,20 @@ class Checker:
         except (Impossible, Dead):
             return None
         try:
-            ask = find(QUESTIONS[name], run.world, found.ask)
+            ask = find(self.named[name], run.world, found.ask)
             return put(Leaf(run, self.search.solver, self._programs), ask).worst(lambda: ask.value(Form.of))
         except (Impossible, LookupError):
             return None
         finally:
             run.close()
+
+
+class Checker(OrderChecker):
+    """Puts the orders of one spec to its questions."""
+
+    def __init__(self, spec: Spec, wanted: Sequence[Question], bounds: Bounds | None = None) -> None:
+        self.spec = spec
+        super().__init__(build(spec), spec.bounds if bounds is None else bounds, wanted, spec.recipe or "the scenario")
 
 
 def put(leaf: Leaf, ask: Ask) -> leaves.Question:

@@ -11,7 +11,7 @@ from typing import Any
 from guestclock.checks.architecture import arch_of
 from guestclock.checks.asks import QUESTIONS, Question
 from guestclock.checks.breaks import Breaks, smallest_delay
-from guestclock.checks.checker import Checker, Found, Tell, find, measure, put
+from guestclock.checks.checker import Checker, Found, OrderChecker, Tell, find, measure, put
 from guestclock.checks.spec import Spec
 from guestclock.checks.windows import MustRun
 from guestclock.errors import UserError
@@ -160,7 +160,7 @@ def _elsewhere(
 
 def _verdicts(checker: Checker, complete: bool, stories: bool, whole_s: float) -> Iterator[Verdict]:
     for question in checker.wanted:
-        verdict = _verdict(checker, question)
+        verdict = verdict_of(checker, question)
         if not complete and verdict.status in (HOLDS, VACUOUS):
             verdict.status, verdict.why = UNDECIDED, "it ended before every order was seen"
         if stories and verdict.status == VIOLATED:
@@ -168,7 +168,7 @@ def _verdicts(checker: Checker, complete: bool, stories: bool, whole_s: float) -
         yield verdict
 
 
-def _verdict(checker: Checker, question: Question) -> Verdict:
+def verdict_of(checker: OrderChecker, question: Question) -> Verdict:
     """The search's answer to one property; a violation only if an integer run shows it."""
     name, tell = question.name, checker.tell
     found, asked = tell.worst.get(name), tell.asked.get(name, 0)
@@ -277,5 +277,5 @@ def chosen(spec: Spec) -> list[Question]:
 
 __all__ = [
     "HOLDS", "UNDECIDED", "VACUOUS", "VIOLATED", "Progress", "Result", "Verdict", "check", "chosen", "find", "measure",
-    "put",
+    "put", "verdict_of",
 ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -25,8 +26,9 @@ def check(
     what: Annotated[
         str,
         typer.Argument(
-            help="A recipe by name or file (NAME, FILE.py), or a scenario (NAME, FILE.toml).",
-            metavar="RECIPE|SCENARIO",
+            help="A recipe by name or file (NAME, FILE.py), a scenario (NAME, FILE.toml), or a thread whose designs "
+            "are compared (threads/2021-suspend).",
+            metavar="RECIPE|SCENARIO|THREAD",
         ),
     ],
     kernel: Annotated[
@@ -74,6 +76,14 @@ def check(
     away: Annotated[
         str | None, typer.Option("--away", help="The operation's middle takes at most (60 s).", metavar="T")
     ] = None,
+    design: Annotated[
+        list[str] | None,
+        typer.Option("--design", help="Of a thread, this design only. May be repeated.", metavar="NAME"),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", help="Of a thread's designs, this case only. May be repeated.", metavar="NAME"),
+    ] = None,
     property_: Annotated[
         list[str] | None,
         typer.Option("--property", help="Only this property. May be repeated.", metavar="NAME"),
@@ -120,6 +130,19 @@ def check(
         ("--max-delay", max_delay), ("--save-delay", save_delay), ("--restore-delay", restore_delay),
         ("--max-section", max_section), ("--life", life), ("--away", away),
     )  # fmt: skip
+    from guestclock.checks import protocol
+
+    if protocol.is_thread(what):
+        from guestclock.report.protocol import no_option
+
+        given: list[tuple[str, object]] = [
+            ("--kernel", kernel), ("--policy", policy), ("--vcpus", vcpus), *options, ("--resume", resume),
+            ("--on", on), ("--cluster", cluster),
+        ]  # fmt: skip
+        no_option(what, given)
+        _check_thread(what, design or (), case or (), property_ or (), budget, jobs, out, json=json)
+    if design or case:
+        raise typer.BadParameter(f"--design, --case: are a thread's ({', '.join(protocol.THREADS)}), not {what}'s")
     single, lists = axes(options)
     found = targets(what, kernel or (), policy, vcpus, property_ or (), single)
     budget_s = None if budget is None else duration("--budget", budget) / 1e9
@@ -159,6 +182,39 @@ def check(
     raise typer.Exit(exit_status(done))
 
 
+def _check_thread(
+    name: str,
+    designs: Sequence[str],
+    cases: Sequence[str],
+    properties: Sequence[str],
+    budget: str | None,
+    jobs: int | None,
+    out: Path,
+    *,
+    json: bool,
+) -> NoReturn:
+    """A thread's designs, each in all its cases."""
+    import sys
+
+    from guestclock.checks.protocol import exit_status, thread
+    from guestclock.checks.target import duration, how
+    from guestclock.report import protocol
+    from guestclock.report.check import check_out
+
+    of = thread(name)
+    what = protocol.chosen(of, designs, cases)
+    budget_s = None if budget is None else duration("--budget", budget) / 1e9
+    search = how(budget_s=budget_s, jobs=jobs, cluster=None)
+    check_out(out)
+    with progress_line() as progress:
+        done, paths = protocol.run(of, what, properties, out, progress, **search)
+    if json:
+        protocol.write(of, done, paths, sys.stdout)
+    else:
+        protocol.show(console(), of, done, paths)
+    raise typer.Exit(exit_status(done))
+
+
 def replay(
     file: Annotated[Path, typer.Argument(help="What check has written.", metavar="FILE")],
     on: Annotated[
@@ -183,10 +239,16 @@ def replay(
     """
     import sys
 
-    from guestclock.checks import replay_file
+    from guestclock.checks import protocol_replay, replay_file
     from guestclock.report.save import check_paths
 
     check_paths(None, figure)
+    if protocol_replay.is_one(file):
+        from guestclock.report import protocol
+
+        if figure is not None or on != "model":
+            raise typer.BadParameter(f"{file}: is a thread's: --figure and --on are for recipes and scenarios")
+        raise typer.Exit(0 if protocol.replay(console(), file, json=json) else VIOLATED_STATUS)
     loaded = replay_file.load(file)
     from guestclock.report import check_replay
 
