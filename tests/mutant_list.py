@@ -34,6 +34,14 @@ def engine(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"explore/{file}.py", old, new, ENGINE[file])
 
 
+def accumulation(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, "linux/accumulation.py", old, new, TIME)
+
+
+def timekeeper(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, "linux/timekeeper.py", old, new, TIME)
+
+
 def arm64(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"kvm/model/arm64/{file}.py", old, new, ARM64)
 
@@ -187,9 +195,28 @@ MUTANTS = [
            "        return 0\n", ("tests/machine", "tests/kvm/model/arm64/test_sleep.py")),
     Mutant("scale-delta-rounds-up", "arith/kernel.py", "    return shifted * mul >> 32", "    return shifted * mul + 2**32 - 1 >> 32",
            ("tests/arith/test_kernel_vectors.py", "tests/arith/test_kernel_against_c.py")),
-    Mutant("raw-clock-slewed", "linux/timekeeper.py",
-           "        return (self.raw_snsec + self._elapsed(cycles) * self.raw_mult) >> self.clock.shift",
-           "        return (self.raw_snsec + self._elapsed(cycles) * self.mono_mult) >> self.clock.shift", TIME),
+    accumulation("raw-clock-slewed", "        return self.raw_snsec + delta * self.raw_mult",
+                 "        return self.raw_snsec + delta * self.mono_mult"),
+    accumulation("a-second-taken-back-is-told-twice", "            self.skip_second_overflow = True", "            pass"),
+    accumulation("ticks-run-past-the-second", "                many = many if many < left else left\n",
+                 "                many = left\n"),
+    accumulation("settled-seconds-are-not-counted", "            self.ntp.seconds_pass(seconds)\n", ""),
+    accumulation("leap-forgets-tai", "                self.tai_offset -= leap\n", ""),
+    timekeeper("settimeofday-keeps-the-fraction",
+               "            self.mono_snsec = self.mono_snsec >> shift << shift\n", ""),
+    timekeeper("mirror-keeps-the-ticks-copy", "            self.shadow = None\n\n    def parted", "            pass\n\n    def parted"),
+    timekeeper("injection-forgets-boottime", "        self.offs_boot_ns = as_s64(self.offs_boot_ns + ns)\n", ""),
+    timekeeper("tai-is-not-mirrored", "            self.timekeeping_update(TK_MIRROR | TK_CLOCK_WAS_SET)\n        if asked",
+               "            self.timekeeping_update(TK_CLOCK_WAS_SET)\n        if asked"),
+    Mutant("phase-slewed-at-once", "linux/ntp.py", "return shift_right(self.time_offset, _SHIFT_PLL + self.time_constant)",
+           "return self.time_offset", TIME),
+    Mutant("ntp-clear-drops-the-frequency", "linux/ntp.py", "        self.time_adjust_us = 0\n        self.time_status |= STA_UNSYNC",
+           "        self.time_adjust_us = self.time_freq = 0\n        self.time_status |= STA_UNSYNC", TIME),
+    Mutant("raw-in-the-clock-s-own-base-time", "linux/image.py", "            base_ns=raw_sec * NSEC_PER_SEC,", "            base_ns=base_ns,", TIME),
+    Mutant("vdso-shows-while-it-is-written", "linux/readout.py", "    def begin() -> None:\n        hres.seq += 1\n",
+           "    def begin() -> None:\n        hres.seq += 2\n", TIME),
+    Mutant("latch-written-where-it-is-read", "linux/readout.py",
+           "        return self.base1 if seq & 1 else self.base0", "        return self.base0 if seq & 1 else self.base1", TIME),
     # ---- the explorer: orders
     engine("races-of-two-actors-back-to-back-only", "search", "                self._reverse(run, i, event)\n",
            "                if event.number == i + 1:\n                    self._reverse(run, i, event)\n"),
