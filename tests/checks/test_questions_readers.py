@@ -7,7 +7,7 @@ from typing import Any
 from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.checker import Checker
 from guestclock.checks.spec import Spec
-from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, _verdict
+from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, verdict_of
 from guestclock.checks.world import Outcome, build
 from guestclock.checks.x86.readers import READINGS, spawn_readers
 from guestclock.explore.run import Run, World
@@ -47,7 +47,7 @@ def with_readers(spec: Spec, readers: int, reads: int = 1) -> tuple[Verdict, lis
         checker.look(run, checker.search.trail())
 
     checker.search.run(leaf, lambda: checker.search.tally.orders >= ORDERS)
-    return _verdict(checker, question), seen
+    return verdict_of(checker, question), seen
 
 
 def spec_of(path: Any, text: str) -> Spec:

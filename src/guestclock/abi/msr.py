@@ -14,6 +14,8 @@ MSR_KVM_WALL_CLOCK = 0x11
 MSR_KVM_SYSTEM_TIME = 0x12
 MSR_KVM_WALL_CLOCK_NEW = 0x4B56_4D00
 MSR_KVM_SYSTEM_TIME_NEW = 0x4B56_4D01
+MSR_KVM_HOST_SUSPEND_TIME_V1 = 0x4B56_4D08
+MSR_KVM_HOST_SUSPEND_TIME = 0x4B56_4D09
 KVM_MSR_ENABLED = 1
 
 HV_X64_MSR_GUEST_OS_ID = 0x4000_0000
@@ -24,6 +26,9 @@ HV_X64_MSR_TSC_FREQUENCY = 0x4000_0022
 
 SYSTEM_TIME_MSRS = frozenset({MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW})
 """Two names of one variable: gpa of the page; bit 0 (KVM_MSR_ENABLED) enables it."""
+
+SUSPEND_TIME_MSRS = frozenset({MSR_KVM_HOST_SUSPEND_TIME_V1, MSR_KVM_HOST_SUSPEND_TIME})
+"""As the series of 2021 numbered them; never merged, and 0x4b564d08 is MSR_KVM_MIGRATION_CONTROL today."""
 
 WALL_CLOCK_MSRS = frozenset({MSR_KVM_WALL_CLOCK, MSR_KVM_WALL_CLOCK_NEW})
 """Two names of one variable: gpa of the wall clock, which is written when the MSR is."""

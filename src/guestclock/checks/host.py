@@ -67,7 +67,7 @@ class Explored(Machine):
     def _writers_cycles(self) -> int:
         raise UserError("check: a host whose clocks are set is not explored; use 'guestclock run'")
 
-    async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3") -> None:
+    async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3", aborted_at: str = "") -> None:
         raise UserError("check: the host's sleep is not explored; use 'guestclock run'")
 
     def slewed(self, name: str, clock: _Slewed) -> Any:

@@ -72,9 +72,9 @@ class Arm64Machine(Machine):
         cycles = self._cycles(cpu)
         return self.timekeeper.realtime_ns(cycles), cycles
 
-    async def sleep(self, ns: int, tsc: str = "running", kind: str = "s2idle") -> None:
+    async def sleep(self, ns: int, tsc: str = "running", kind: str = "s2idle", aborted_at: str = "") -> None:
         """As Machine.sleep(); the counter runs on in s2idle and in "s3" (PSCI SYSTEM_SUSPEND) alike."""
-        await super().sleep(ns, tsc, kind)
+        await super().sleep(ns, tsc, kind, aborted_at)
 
     def _refuse_sleep(self, tsc: str, kind: str) -> None:
         if tsc != "running":

@@ -13,13 +13,14 @@ from guestclock.linux.ntp import ADJ_FREQUENCY, MAX_FREQ_PPB, Timex, TimexAnswer
 from guestclock.linux.timekeeper import Timekeeper
 from guestclock.machine.counter import AnyCounter
 from guestclock.sim.checkpoint import cp
-from guestclock.sim.field import flag
+from guestclock.sim.field import flag, integer
 from guestclock.sim.scheduler import Scheduler
 from guestclock.sim.state import State
 from guestclock.sim.timeline import PS_PER_NS, Timeline
 
-SLEEP_KINDS = ("s3", "s2idle")
+SLEEP_KINDS = ("s3", "s2idle", "idle")
 SLEEP_COUNTER = ("running", "stopped", "reset")
+ABORTED_AT = ("", "freezer", "devices")
 
 _ASLEEP = "a clock read on a machine that is asleep: the reader must wait for awake()"
 
@@ -29,6 +30,7 @@ class _Sleeping(State):
 
     frozen = flag("user tasks are frozen")
     asleep = flag("the machine is suspended: nothing runs")
+    resumes = integer("how often timekeeping was resumed: for guards, which must not compare times")
 
 
 class Machine:
@@ -41,7 +43,8 @@ class Machine:
 
     Subscribers are lists of callables, called in their order: `on_clocksource_change` (the pvclock_gtod notifier, when
     the clocksource has changed), and around a sleep `on_suspend_prepare` (PM notifier), `on_suspend` and `on_resume`
-    (syscore: hardware off and on), `on_suspend_post` (PM notifier).
+    (syscore: hardware off and on), `on_timekeeping_resume` (by how much offs_boot has grown, ns), `on_suspend_post` (PM
+    notifier: tasks run again by then).
     """
 
     arch: str
@@ -71,6 +74,7 @@ class Machine:
         self.on_suspend_prepare: list[Callable[[], None]] = []
         self.on_suspend: list[Callable[[], None]] = []
         self.on_resume: list[Callable[[], None]] = []
+        self.on_timekeeping_resume: list[Callable[[int], None]] = []
         self.on_suspend_post: list[Callable[[], None]] = []
         self.tasks_frozen: list[Callable[[], bool]] = []  # the freezer waits until each is true
 
@@ -96,6 +100,10 @@ class Machine:
 
     def ktime_get_boottime_ns(self, cpu: int = 0) -> int:
         return self.timekeeper.boottime_ns(self._cycles(cpu))
+
+    def ktime_get_offs_boot_ns(self) -> int:
+        """BOOTTIME - MONOTONIC: all that was slept; no clock is read."""
+        return self.timekeeper.offs_boot_ns
 
     def ktime_get_tai_ns(self, cpu: int = 0) -> int:
         return self.timekeeper.tai_ns(self._cycles(cpu))
@@ -205,17 +213,23 @@ class Machine:
         """Guard for user tasks, VMM and vCPU threads among them: false from the freezer on until they are thawed."""
         return not self._sleeping.frozen
 
+    @property
+    def resumes(self) -> int:
+        """How often timekeeping was resumed: what a guard can look at, where it must not compare times."""
+        return self._sleeping.resumes
+
     def _awake(self) -> None:
         assert not self._sleeping.asleep, _ASLEEP
 
-    async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3") -> None:
+    async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3", aborted_at: str = "") -> None:
         """The machine sleeps for ns of true time.
 
         tsc: what becomes of its counter: "running" (counts on), "stopped" (holds) or "reset" (starts again at 0).
         kind: "s3" takes the hardware down and up again; "s2idle" stops timekeeping only, so KVM's hardware hooks do
-        not run and the counter counts on. Without a CPU state that allows it, s2idle is plain idle: then just wait.
+        not run and the counter counts on; "idle" is an s2idle without a CPU state that allows it: tasks are frozen, and
+        timekeeping runs on. aborted_at: the suspend goes no further than the "freezer", or than the "devices".
         """
-        if tsc not in SLEEP_COUNTER or kind not in SLEEP_KINDS or ns < 0:
+        if tsc not in SLEEP_COUNTER or kind not in SLEEP_KINDS or ns < 0 or aborted_at not in ABORTED_AT:
             raise UserError(
                 f"sleep: {ns} ns, tsc {tsc!r}, kind {kind!r}: expected 0 ns or more, tsc one of "
                 f"{', '.join(SLEEP_COUNTER)}, kind one of {', '.join(SLEEP_KINDS)}"
@@ -224,22 +238,37 @@ class Machine:
         self._call(self.on_suspend_prepare)
         await cp("suspend: prepared")
         self._sleeping.frozen = True
-        await cp("suspend: tasks frozen")
-        while not all(frozen() for frozen in self.tasks_frozen):
-            await cp("suspend: tasks frozen", until=lambda: all(frozen() for frozen in self.tasks_frozen))
+        if aborted_at != "freezer":
+            await cp("suspend: tasks frozen")
+            while not all(frozen() for frozen in self.tasks_frozen):
+                await cp("suspend: tasks frozen", until=lambda: all(frozen() for frozen in self.tasks_frozen))
+        if aborted_at:
+            await cp("suspend: aborted")
+        elif kind == "idle":
+            await cp("idle", delay_ps=self._sleep_ps(ns))
+        else:
+            await self._asleep(ns, tsc, kind)
+        await cp("resume: devices")
+        self._sleeping.frozen = False
+        if self.on_suspend_post:
+            await cp("resume: tasks thawed")
+            self._call(self.on_suspend_post)
+
+    async def _asleep(self, ns: int, tsc: str, kind: str) -> None:
         if kind == "s3":
             self._call(self.on_suspend)
         began = self._suspend()
         self._fell_asleep(began, tsc)
-        await cp("asleep", delay_ps=ns * PS_PER_NS)
+        await cp("asleep", delay_ps=self._sleep_ps(ns))
         woke = self.timeline.read_ps()
         self._wakes(woke, tsc)
         self._resume(began, woke)
         if kind == "s3":
             self._call(self.on_resume)
-        await cp("resume: devices")
-        self._sleeping.frozen = False
-        self._call(self.on_suspend_post)
+
+    def _sleep_ps(self, ns: int) -> int:
+        """How long it is to last, ps."""
+        return ns * PS_PER_NS
 
     def _suspend(self) -> int:
         """timekeeping_suspend() now; answers the instant."""
@@ -252,8 +281,11 @@ class Machine:
     def _resume(self, began: int, woke: int) -> None:
         """timekeeping_resume()."""
         self._sleeping.asleep = False
+        self._sleeping.resumes += 1
         nonstop_ns = self._nonstop_ns(began, woke)
-        self.timekeeper.resume(self._counter().at(woke), self._persistent_ns(woke), nonstop_ns)
+        slept = self.timekeeper.resume(self._counter().at(woke), self._persistent_ns(woke), nonstop_ns)
+        for heard in self.on_timekeeping_resume:
+            heard(slept)
 
     # What an architecture says about its sleep.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guestclock.kvm.model.x86 import kvmclock, lifecycle, matching, msr, page, run, timers, tsc, updates
+from guestclock.kvm.model.x86 import kvmclock, lifecycle, matching, msr, page, run, suspend_time, timers, tsc, updates
 from guestclock.kvm.model.x86.profile import Profile
 
 LINUX_2_6_36 = Profile(
@@ -33,6 +33,7 @@ LINUX_2_6_36 = Profile(
     wall_clock_epoch=kvmclock.epoch_of_host_boot,
     system_time_write=msr.no_page_write,
     timer_expiry=timers.timers_exact,
+    suspend_time=suspend_time.NotTold,
     base_clock="boottime",
     adjust_clock=1,
     tracepoints=(),

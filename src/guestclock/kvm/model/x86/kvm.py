@@ -20,6 +20,7 @@ from guestclock.kvm.model.x86.msr import get_msr, set_msr, system_time_gpa
 from guestclock.kvm.model.x86.profile import Profile
 from guestclock.kvm.model.x86.state import VcpuTime, VmTime
 from guestclock.kvm.model.x86.stopped import start_all_tscs, stop_all_tscs
+from guestclock.kvm.model.x86.suspend_time import NotTold
 from guestclock.kvm.model.x86.tsc import kvm_set_tsc_khz, write_tsc_offset_attribute
 from guestclock.kvm.model.x86.xen import kvm_xen_shared_info_init
 from guestclock.machine import X86Machine
@@ -56,6 +57,11 @@ class X86Kvm(ModelKvm[VmTime, VcpuTime]):
         )  # setup: subscribers
         machine.on_resume.append(self._resume)  # setup: subscribers
         machine.tasks_frozen.append(self._tasks_frozen)  # setup: subscribers
+        suspend_time = profile.suspend_time
+        if suspend_time is not NotTold:
+            machine.on_suspend_prepare.append(lambda: suspend_time.prepare(host))  # setup: subscribers
+            machine.on_timekeeping_resume.append(lambda slept: suspend_time.resumed(host, slept))  # setup: subscribers
+            machine.on_suspend_post.append(lambda: suspend_time.post(host))  # setup: subscribers
         if profile.pm_notifier:
             machine.on_suspend_prepare.append(lambda: lifecycle.kvm_arch_suspend_notifier(host))  # setup: subscribers
 
@@ -63,6 +69,13 @@ class X86Kvm(ModelKvm[VmTime, VcpuTime]):
         vm = self.vm(op)
         if not self.host.profile.stop_all_tscs:
             raise KvmError("ENOTTY", op, "no kernel has this call; the overlay stop-all-tscs gives it to one")
+        return vm
+
+    def vm_not_busy(self, op: Any) -> VmTime:
+        """The VM an operation on clocks names; EBUSY while a stop is still to be taken from them."""
+        vm = self.vm(op)
+        if self.host.profile.suspend_time.busy(vm):
+            raise KvmError("EBUSY", op, "the host has slept, and the VM's clocks are not yet adjusted")
         return vm
 
     def _tasks_frozen(self) -> bool:
@@ -110,12 +123,12 @@ async def _create_vcpu(self: X86Kvm, op: api.CreateVcpu) -> int:
 
 @_handles(api.GetClock)
 async def _get_clock(self: X86Kvm, op: api.GetClock) -> ClockData:
-    return self.host.profile.get_clock(self.vm(op))
+    return self.host.profile.get_clock(self.vm_not_busy(op))
 
 
 @_handles(api.SetClock)
 async def _set_clock(self: X86Kvm, op: api.SetClock) -> None:
-    vm, profile = self.vm(op), self.host.profile
+    vm, profile = self.vm_not_busy(op), self.host.profile
     allowed = profile.adjust_clock if profile.adjust_clock & KVM_CLOCK_REALTIME else 0  # concrete: flags
     if op.flags & ~allowed:  # concrete: flags
         raise KvmError("EINVAL", op, f"flags {op.flags:#x}, this kernel takes {allowed:#x}")
@@ -197,6 +210,7 @@ async def _xen_shared_info_init(self: X86Kvm, op: api.XenSharedInfoInit) -> None
 
 @_handles(api.SetMsr)
 async def _set_msr(self: X86Kvm, op: api.SetMsr) -> None:
+    self.vm_not_busy(op)
     vcpu = self.vcpu(op)
     if vcpu.mutex:
         await lock(vcpu, op.name)
@@ -212,6 +226,7 @@ async def _set_msr(self: X86Kvm, op: api.SetMsr) -> None:
 
 @_handles(api.GetMsr)
 async def _get_msr(self: X86Kvm, op: api.GetMsr) -> int:
+    self.vm_not_busy(op)
     vcpu = self.vcpu(op)
     await lock(vcpu, op.name)
     lifecycle.vcpu_load(vcpu)
@@ -225,6 +240,7 @@ async def _get_msr(self: X86Kvm, op: api.GetMsr) -> int:
 
 @_handles(api.SetTscOffset)
 async def _set_tsc_offset(self: X86Kvm, op: api.SetTscOffset) -> None:
+    self.vm_not_busy(op)
     vcpu = self.vcpu(op)
     if not self.host.profile.offset_attribute:
         raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")
@@ -237,6 +253,7 @@ async def _set_tsc_offset(self: X86Kvm, op: api.SetTscOffset) -> None:
 
 @_handles(api.GetTscOffset)
 async def _get_tsc_offset(self: X86Kvm, op: api.GetTscOffset) -> int:
+    self.vm_not_busy(op)
     vcpu = self.vcpu(op)
     if not self.host.profile.offset_attribute:
         raise KvmError("EINVAL", op, "KVM_VCPU_TSC_OFFSET exists since 5.16")

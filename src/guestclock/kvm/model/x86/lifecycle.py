@@ -34,6 +34,7 @@ def kvm_arch_init_vm(kvm: KvmHost) -> VmTime:
     )
     vm.vm_init_tsc = machine.rdtsc()
     vm.kvmclock_offset = s64(-kvm.base_ns())
+    kvm.profile.suspend_time.vm_created(vm)
     pvclock_update_vm_gtod_copy(vm)  # with no vCPU they are never "all matched": off
     kvm.state.vms = (*kvm.vms, vm)
     return vm
@@ -56,6 +57,7 @@ async def create_vcpu(vm: VmTime) -> VcpuTime:
     )
     vcpu.mutex = True
     vm.ioctls += 1
+    profile.suspend_time.vcpu_created(vcpu)
     vcpu_load(vcpu)
     kvm_set_tsc_khz(vcpu, vm.default_tsc_khz)
     if profile.creation_before_publish:

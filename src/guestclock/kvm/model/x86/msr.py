@@ -11,6 +11,7 @@ from guestclock.abi.msr import (
     MSR_IA32_TSC_ADJUST,
     MSR_IA32_TSC_DEADLINE,
     MSR_KVM_SYSTEM_TIME,
+    SUSPEND_TIME_MSRS,
     SYSTEM_TIME_MSRS,
     WALL_CLOCK_MSRS,
 )
@@ -87,6 +88,8 @@ async def set_msr(vcpu: VcpuTime, index: int, data: int, *, by_host: bool) -> bo
         if kvm.machine.spec.tsc_scaling != "svm" or data >> _TSC_RATIO_BITS:
             return False
         vcpu.tsc_ratio_msr = data
+    elif index in SUSPEND_TIME_MSRS and index == kvm.profile.suspend_time.msr:
+        return bool(kvm.profile.suspend_time.set_msr(vcpu, data, by_host=by_host))
     else:
         raise _unknown(index)
     return True
@@ -114,6 +117,8 @@ def get_msr(vcpu: VcpuTime, index: int, *, by_host: bool) -> int | None:
         return _get_hyperv(vcpu, index)
     if index == MSR_AMD64_TSC_RATIO:
         return vcpu.tsc_ratio_msr if kvm.machine.spec.tsc_scaling == "svm" else None
+    if index in SUSPEND_TIME_MSRS and index == kvm.profile.suspend_time.msr:
+        return vm.suspend.msr  # type: ignore[no-any-return]
     raise _unknown(index)
 
 

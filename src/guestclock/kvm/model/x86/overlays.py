@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from guestclock.errors import UserError
 from guestclock.kvm.model.overlay import Overlay, plain
-from guestclock.kvm.model.x86 import kvmclock, matching, page, tsc, updates
+from guestclock.kvm.model.x86 import kvmclock, matching, page, suspend_corrected, tsc, updates
+from guestclock.kvm.model.x86 import suspend_time as suspend
 from guestclock.kvm.model.x86.profile import Profile
 
 
@@ -124,6 +125,19 @@ OVERLAYS: dict[str, Overlay] = {
             "negative-delta-guard",
             "catch-up takes a time before the generation for what it is (d9173f59df3a)",
             generation_tsc=tsc.compute_guest_tsc_signed,
+        ),
+        plain("suspend-v1", "virtual suspend time injection as posted in April 2021", suspend_time=suspend.SuspendV1),
+        plain("suspend-v2", "virtual suspend time injection as posted in August 2021", suspend_time=suspend.SuspendV2),
+        plain("suspend-v3", "virtual suspend time injection as posted in October 2021", suspend_time=suspend.SuspendV3),
+        plain(
+            "suspend-corrected",
+            "our own: every clock of a VM stands still from its last exit before a sleep, and its guest is told",
+            suspend_time=suspend_corrected.SuspendCorrected,
+        ),
+        plain(
+            "suspend-gate",
+            "our own: after a sleep no vCPU enters before the VMM has acknowledged it",
+            suspend_time=suspend_corrected.SuspendGate,
         ),
         plain("catchup-to-now", "catch-up to now, not to the snapshot (92fac63cc739)", catchup=page.to_now),
     )

@@ -223,6 +223,8 @@ def _stopped(vcpu: VcpuTime, page: SystemTimePage, flags: int) -> int:
     if vcpu.pvclock_set_guest_stopped_request:
         flags |= PVCLOCK_GUEST_STOPPED
         vcpu.pvclock_set_guest_stopped_request = False
+        kvm: KvmHost = vcpu.vm.kvm
+        kvm.profile.suspend_time.stopped_told(vcpu)
     return flags
 
 

@@ -75,13 +75,14 @@ wall_clock_epoch: Hook[Callable[[VmTime], int]] = Hook("wall_clock_epoch", "real
 system_time_write: Hook[Callable[[VcpuTime, bool], Async]] = Hook(
     "system_time_write", "what becomes of the page when its MSR is written; whether it is the host that does"
 )
+suspend_time: Hook[Any] = Hook("suspend_time", "whether, and how, a guest is told that its host slept")
 timer_expiry: Hook[Callable[[int, int, int], int]] = Hook("timer_expiry", "the jiffy at which a delayed work runs")
 
 HOOKS: tuple[Hook[Any], ...] = (
     tsc_matching, matched_stable, matched_unstable, tsc_record, masterclock_request, guest_tsc_write, guest_wrmsr,
     creation_tsc, apply_tsc_offset, snapshot, generation_tsc, catchup, page_khz, page_ns, page_store, write_pages,
     global_update, load_update, vcpu_created, get_clock, guest_kvmclock, set_clock, wall_clock_epoch,
-    system_time_write, timer_expiry,
+    system_time_write, timer_expiry, suspend_time,
 )  # fmt: skip
 
 
@@ -119,6 +120,7 @@ class Profile(AnyProfile):
     wall_clock_epoch: Callable[[VmTime], int]
     system_time_write: Callable[[VcpuTime, bool], Async]
     timer_expiry: Callable[[int, int, int], int]
+    suspend_time: Any
 
     base_clock: str
     adjust_clock: int

@@ -15,7 +15,11 @@ def kick(vcpu: VcpuTime) -> None:
 def pending(vcpu: VcpuTime) -> bool:
     """kvm_request_pending() for the requests of this model; KVM_REQ_MCLOCK_INPROGRESS is not one that is served."""
     return (
-        vcpu.req_migrate_timer or vcpu.req_masterclock_update or vcpu.req_global_clock_update or vcpu.req_clock_update
+        vcpu.req_migrate_timer
+        or vcpu.req_masterclock_update
+        or vcpu.req_global_clock_update
+        or vcpu.req_clock_update
+        or vcpu.req_suspend_time
     )
 
 

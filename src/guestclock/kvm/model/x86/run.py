@@ -21,6 +21,8 @@ async def serve_requests(vcpu: VcpuTime) -> bool:
     Source: arch/x86/kvm/x86.c vcpu_enter_guest().
     """
     kvm: KvmHost = vcpu.vm.kvm
+    if vcpu.req_suspend_time:
+        await kvm.profile.suspend_time.serve(vcpu)
     vcpu.req_migrate_timer = False
     if vcpu.req_masterclock_update:
         vcpu.req_masterclock_update = False
@@ -39,17 +41,26 @@ async def enter_guest(vcpu: VcpuTime) -> bool:
     kvm: KvmHost = vcpu.vm.kvm
     tasks_run = kvm.machine.tasks_run
 
+    suspend_time = kvm.profile.suspend_time
+
     def may_try() -> bool:
         # The kernel tries again and again while KVM_REQ_MCLOCK_INPROGRESS is set; nothing comes of it: here it waits.
-        return not vcpu.req_mclock_inprogress or vcpu.kicked or not tasks_run()
+        barred = vcpu.req_mclock_inprogress or suspend_time.barred(vcpu)
+        return not barred or vcpu.kicked or not tasks_run()
+
+    if vcpu.halted:
+        await cp("HLT", until=lambda: not vcpu.halted or vcpu.kicked or not tasks_run())
+        if vcpu.kicked or not tasks_run():
+            return False
 
     while True:
+        suspend_time.polled(vcpu)
         if pending(vcpu) and not await serve_requests(vcpu):
             await cp("cpu_tsc_khz is 0", until=lambda: kvm.machine.cpu_khz(vcpu.on_cpu) != 0)
         await cp("VM entry", until=may_try)
         if vcpu.kicked or not tasks_run():
             return False
-        if vcpu.req_mclock_inprogress:
+        if vcpu.req_mclock_inprogress or suspend_time.barred(vcpu):
             continue  # set again since the guard was true: schedulers may take time between that and this step
         if vcpu.vm.tscs_stopped:
             await _tscs_started(vcpu)
@@ -80,6 +91,7 @@ def exit_guest(vcpu: VcpuTime) -> None:
     vcpu.left_guest_ps = vcpu.vm.kvm.machine.timeline.now_ps
     if vcpu.tsc_always_catchup:
         vcpu.req_clock_update = True
+    vcpu.vm.kvm.profile.suspend_time.exited(vcpu)
 
 
 @guest_wrmsr.rule()

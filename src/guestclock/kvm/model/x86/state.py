@@ -76,6 +76,7 @@ class VmTime(State):
     hv_offset = s64("KVM's copy of the page: 100 ns units")
 
     kvm: Any = ref("the KVM it belongs to (model.host.KvmHost)")
+    suspend: Any = ref("suspend_time.VmSuspend where an overlay tells the guest of its host's sleep, else None")
     vcpus: tuple[VcpuTime, ...] = ref("a vCPU is entered when it is published", ())
     pages: Mapping[int, SystemTimePage] = ref("system-time pages that ever had an address, by gpa", _NO_PAGES)
     wall_clock_pages: Mapping[int, WallClockPage] = ref("the same of wall clocks, by gpa", _NO_PAGES)
@@ -179,6 +180,15 @@ class VcpuTime(State):
     tsc_deadline = u64("cycles of L1's TSC: what was last written to MSR_IA32_TSC_DEADLINE")
     deadline_armed = flag("... and it was not 0: the hrtimer runs, or has fired")
     deadline_fires_ps = integer("true time at which that hrtimer fires, whatever becomes of the TSC meanwhile")
+    halted = flag("mp_state HALTED: its thread sleeps in KVM_RUN until an interrupt comes")
+    apic_enabled = flag("the guest has its local APIC on: an interrupt is taken", True)
+
+    suspend_time_ns = u64("ns slept by the host that this vCPU's TSC was moved by (+suspend-v3)")
+    suspend_resumes_seen = integer("how often the host's timekeeping had been resumed when the request was made again")
+    suspend_epoch = u32("the VM's epoch that this vCPU's TSC offset is of (+suspend-corrected)")
+    req_suspend_time = flag("KVM_REQ_SUSPEND_TIME_ADJ, bit 5: no guest entry while it is pending (+suspend-v3)")
+    suspend_irq = flag("the interrupt about suspend time is pending in the local APIC")
+
     left_guest_ps = integer("true time of the last exit: a timer that fired by then has reached the guest", -1)
 
     vm: Any = ref("its VmTime")
