@@ -321,6 +321,16 @@ def timer(world: World, seen: Seen, s: Cells) -> list[Any]:
     return [sleeper()]
 
 
+@toy(get("late"), variants={"": ({}, 300 + 7)})
+def times_out_at_the_latest(world: World, seen: Seen, s: Cells) -> list[Any]:
+    async def waiter() -> None:
+        before = world.read_ps()
+        await cp("wait", lambda: s.a == 1, 1000)
+        seen["late"] = world.read_ps() - before - 1000
+
+    return [waiter()]
+
+
 @toy(get("early"), variants={"": ({}, 0)})
 def timer_is_never_early(world: World, seen: Seen, s: Cells) -> list[Any]:
     async def sleeper() -> None:

@@ -607,7 +607,9 @@ class Run:
         elif until is None:
             at_most(node, since, limit)
         elif not actor.guard:
-            at_most(last, node, -self.units(delay_ps))
+            units = self.units(delay_ps)
+            at_most(last, node, -units)
+            at_most(node, last, limit + units)
             since = -1
         else:
             causes = self._guard_causes(actor)
