@@ -97,9 +97,10 @@ def lines(
     rows = table(of, done)
     yield from table_lines(of, rows, width)
     yield "", ""
+    left = max(len(question.name) for question in of.invariants) + 2
     for question in of.invariants:
         if any(row[question.name].verdict is not None for row in rows.values()):
-            yield from hanging(f"{question.name:<5}", question.about, width, "dim")
+            yield from hanging(f"{question.name:<{left}}", question.about, width, "dim")
     yield from hanging("bounds: ", of.bounds, width)
     cost = sum(result.tally.orders for result in done), sum(result.programs for result in done)
     seconds = sum(result.seconds for result in done)
@@ -161,7 +162,7 @@ def _violations(
         for verdict in result.verdicts:
             if verdict.status not in (VIOLATED, UNDECIDED):
                 continue
-            head = f"  {SHOWN[verdict.status]:<10}{verdict.property:<5}"
+            head = f"  {SHOWN[verdict.status]:<10}{verdict.property}  "
             yield from hanging(head, f"{result.case}: {told(verdict)}", width, STYLES[verdict.status])
             path = paths.get((result.design, result.case, verdict.property))
             if path is not None:
