@@ -24,6 +24,7 @@ from guestclock.explore.search import Tally, Trail
 from guestclock.scenario.quantity import did_you_mean
 
 THREADS = {
+    "threads/2017-freeze": "guestclock.checks.freeze.thread",
     "threads/2021-suspend": "guestclock.checks.suspend.thread",
 }
 """Where each thread's `THREAD` is."""

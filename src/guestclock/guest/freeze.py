@@ -94,11 +94,12 @@ def reconfigure(tk: Timekeeper, record: Record, cycles: int, rules: Rules = CORR
         tk.cycle_last = begins
     downtime_ns = record.downtime_ns
     if rules.adds_wait:
-        # From there on a counter that is not rebased to "now" is counted by unfreeze() itself.
+        # With AT_STOP a part of the downtime is already in the counter: that is taken off. Floors can make it -1.
         downtime_ns += (begins - record.as_of_cycles) * tk.raw_mult >> tk.clock.shift
+        downtime_ns = 0 if downtime_ns < 0 else downtime_ns
     if record.policy == STOP:
         believed = tk.add_sleeptime(downtime_ns)
-        assert believed, "a downtime of 292 years, or a negative one"
+        assert believed, "a downtime of 292 years"
     elif record.status == MIGRATED:
         tk.mono_snsec += downtime_ns << tk.clock.shift
         tk.raw_snsec += downtime_ns << tk.clock.shift

@@ -1,0 +1,320 @@
+"""One guest that is frozen, moved and thawed, with times: what its readers see, wherever in between they look.
+
+Nothing fails here (that is `checks.freeze.faults`). Actors: the VMM, the vCPU that runs the handler (V0), and one
+reader that takes two readings one after the other: on V1 in task context, or in an NMI on V0. The timekeeper is the
+guest's own (`guest.freeze`), on forms as on ints. No tick comes between the readings: it keeps MONOTONIC where it is
+(tests/linux), so that it would only change a multiplier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from guestclock.arith import S64_MAX, u64
+from guestclock.checks.freeze.protocol import Protocol
+from guestclock.explore.run import Between, Bounds, World
+from guestclock.guest.freeze import MIGRATED, SAME_HOST, STOP, Record, freeze, reconfigure, unfreeze
+from guestclock.linux import Timekeeper, clocksource
+from guestclock.sim import State, cp
+from guestclock.sim.field import flag, integer
+
+SECOND = 10**9
+MILLISECOND = 10**6
+READERS = ("syscall", "vdso", "fast", "nmi")
+BEGUN_NS = 1000 * SECOND
+BEGUN_CYCLES = 1 << 50
+"""The source's TSC at first: the target's can be lower."""
+MOST_CYCLES = 1 << 54
+"""... and up to this: a host that has been up for 87 days at 2.4 GHz."""
+NO_TICK = "no tick between two readings"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """What happens to the guest. continuous: the host makes the counter go on where it stopped; else it has any value.
+
+    readers: of READERS, in turn. delay_ns: between two steps of the VMM's; guest_delay_ns: of the handler's.
+    """
+
+    source_khz: int = 2_400_000
+    target_khz: int = 2_900_000
+    status: str = MIGRATED
+    policy: str = STOP
+    continuous: bool = False
+    readers: tuple[str, str] = ("vdso", "vdso")
+    delay_ns: int = MILLISECOND
+    guest_delay_ns: int = 10_000
+    away_ns: int = 2 * SECOND
+
+    @property
+    def bounds(self) -> Bounds:
+        """In cycles of the source's TSC. A reader comes whenever it likes."""
+
+        def units(ns: int) -> int:
+            return ns * self.source_khz // MILLISECOND
+
+        horizon = units(5 * SECOND + 2 * self.away_ns)
+        delays = (("V0", units(self.guest_delay_ns)), ("reader", horizon))
+        return Bounds(
+            horizon=horizon,
+            delay=units(self.delay_ns),
+            section=units(1000),
+            delays=delays,
+            ps=(SECOND, self.source_khz),
+        )
+
+
+class Line(State):
+    """One published timekeeper: what a reader copies under a sequence of its own.
+
+    In the kernel MONOTONIC is split into seconds and the rest; no reading differs by it (linux.image).
+    """
+
+    seq = integer("odd: being written, readers wait")
+    epoch = integer("whose factors: of how many reconfigurations")
+    cycle_last = integer("counter at snsec")
+    snsec = integer("MONOTONIC at cycle_last, ns << shift")
+    mult = integer("multiplier")
+    shift = integer("shift")
+    offs_boot_ns = integer("BOOTTIME - MONOTONIC")
+    halted = flag("reads as cycle_last, whatever the counter is")
+
+    def store(self, tk: Timekeeper, epoch: int) -> None:
+        self.epoch, self.cycle_last, self.snsec = epoch, tk.cycle_last, tk.mono_snsec
+        self.mult, self.shift, self.offs_boot_ns = tk.mono_mult, tk.clock.shift, tk.offs_boot_ns
+
+    def ns(self, cycles: Any) -> Any:
+        """MONOTONIC where the counter is `cycles`: one that is behind reads as cycle_last."""
+        delta = u64(cycles - self.cycle_last)
+        if self.halted or delta > S64_MAX:
+            delta = 0
+        return (self.snsec + delta * self.mult) >> self.shift
+
+
+class Vm(State):
+    """The guest's memory and its vCPUs, as the protocol sees them."""
+
+    site = integer("0: the source, 1: the target")
+    offset0 = integer("V0's TSC - the target's")
+    offset1 = integer("V1's")
+    runs0 = flag("V0 may be in guest mode", True)
+    runs1 = flag("V1 may", True)
+    gate = flag("no NMI is delivered")
+    nmi_pending = flag("one was sent and is not handled yet")
+    nmi_active = flag("its handler runs")
+    irq = flag("the freeze interrupt is pending")
+    frozen = flag("from the end of freeze() to that of unfreeze()")
+    exited = flag("V0 has told that it is frozen")
+    stop_cycles = integer("what the host takes for the last value of the counter that anybody has seen")
+    stop_ps = integer("when V1 stopped")
+    moved = flag("the image is where it shall run")
+    told = flag("the record is written")
+    thawed = flag("V0 has told that it is not frozen any more")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader was given. number: the step in which it read the counter.
+
+    epoch: whose factors; site: whose counter. halted: of a fast timekeeper that stands still. frozen: it was handed out
+    after freeze() and before the end of unfreeze(); moved: and after the stop.
+    """
+
+    index: int
+    kind: str
+    number: int
+    ns: Any
+    boottime_ns: Any
+    cycles: Any
+    ps: Any
+    epoch: int
+    site: int
+    halted: bool
+    frozen: bool
+    moved: bool
+
+
+@dataclass
+class Outcome:
+    """A run: its readings, and where the epochs meet (counter values; None: it did not come to that)."""
+
+    world: World
+    protocol: Protocol
+    move: Move
+    vm: Vm
+    readings: list[Reading] = field(default_factory=list)
+    stop: Any = None
+    begins: Any = None
+    finished: bool = False
+    reached: set[str] = field(default_factory=set)
+    contracts: set[str] = field(default_factory=lambda: {NO_TICK})
+
+
+def build(protocol: Protocol, move: Move) -> Callable[[World], Outcome]:
+    """The world of one design and one move."""
+
+    def made(world: World) -> Outcome:
+        return _World(protocol, move, world).outcome
+
+    return made
+
+
+class _World:
+    def __init__(self, protocol: Protocol, move: Move, world: World) -> None:
+        self.protocol, self.move, self.world = protocol, move, world
+        self.vm = vm = Vm()
+        clock = clocksource("tsc", tsc_khz=move.source_khz)
+        self.tk = Timekeeper.start(clock, BEGUN_CYCLES, hz=250, monotonic_ns=BEGUN_NS, realtime_ns=10**18)
+        self.kernel, self.vdso, self.fast = lines = Line(), Line(), Line()
+        for line in lines:
+            line.store(self.tk, 0)
+        self.record = Record()
+        self.outcome = Outcome(world, protocol, move, vm)
+        if move.status == MIGRATED and not move.continuous:
+            vm.offset0 = vm.offset1 = world.unknown("the target's TSC", 0, MOST_CYCLES)
+        world.spawn("VMM", self.vmm())
+        world.spawn("V0", self.handler())
+        world.spawn("reader", self.reader())
+
+    def tsc(self, vcpu: int) -> tuple[Any, Any]:
+        """(the guest's counter, true time in ps) on a vCPU, now."""
+        vm, now = self.vm, self.world.read_ps()
+        if vm.site == 0:
+            return now * self.move.source_khz // SECOND + BEGUN_CYCLES, now
+        return now * self.move.target_khz // SECOND + (vm.offset1 if vcpu else vm.offset0), now
+
+    # ---- the host
+
+    async def vmm(self) -> None:
+        vm, protocol, move = self.vm, self.protocol, self.move
+        if protocol.gates:
+            await cp("1 holds NMIs back")
+            vm.gate = True
+        if protocol.drains:
+            await cp("1 has seen the last NMI", until=lambda: not vm.nmi_pending and not vm.nmi_active)
+        await cp("2 injects the interrupt")
+        vm.irq = True
+        await cp("6 stops V1", until=lambda: vm.exited)
+        vm.runs1 = False
+        self.outcome.stop, vm.stop_ps = self.tsc(1)
+        if protocol.stop_of_all:
+            vm.stop_cycles = self.outcome.stop
+        await cp("6 has moved it", delay_ps=Between.of(0, move.away_ns * 1000))
+        self._arrive()
+        await cp("7 writes the record")
+        self._write()
+        await cp("8 lets it run")
+        vm.runs0 = True
+        vm.runs1 = not protocol.v0_first
+        await cp("11 lets all run", until=lambda: vm.thawed)
+        vm.runs1, vm.gate = True, False
+
+    def _arrive(self) -> None:
+        vm, move = self.vm, self.move
+        vm.moved = True
+        if move.status == SAME_HOST:
+            return
+        vm.site = 1
+        if move.continuous:
+            vm.offset0 = vm.offset1 = self._going_on()
+            if not self.protocol.one_offset:
+                vm.offset1 = self._going_on()
+
+    def _going_on(self) -> Any:
+        """The offset with which the guest's counter goes on from where it stopped."""
+        return self.vm.stop_cycles - self.world.read_ps() * self.move.target_khz // SECOND
+
+    def _write(self) -> None:
+        record, move, vm = self.record, self.move, self.vm
+        record.status, record.policy, record.stop_cycles = move.status, move.policy, vm.stop_cycles
+        record.clock = clocksource("tsc", tsc_khz=move.target_khz)
+        record.as_of_cycles, now = self.tsc(0)
+        record.downtime_ns = (now - vm.stop_ps) // 1000
+        record.epoch = 1
+        vm.told = True
+
+    # ---- the guest
+
+    async def handler(self) -> None:
+        vm, tk, protocol, record = self.vm, self.tk, self.protocol, self.record
+        await cp("4 sequence odd", until=lambda: vm.irq)
+        self.kernel.seq += 1
+        await cp("4 frozen")
+        vm.frozen = True
+        cycles, _ = self.tsc(0)
+        freeze(tk, cycles, protocol.rules)
+        self._publish(self.vdso, 0, odd=protocol.blocks_vdso)
+        self._publish(self.fast, 0)
+        self.fast.halted = protocol.halts_fast
+        await cp("5 exits")
+        vm.stop_cycles, _ = self.tsc(0)
+        vm.exited, vm.runs0 = True, False
+        await cp("9 reconfigures", until=lambda: vm.runs0 and vm.told)
+        cycles, _ = self.tsc(0)
+        reconfigure(tk, record, cycles, protocol.rules)
+        self.outcome.begins = tk.cycle_last
+        await cp("10 unfreezes")
+        cycles, _ = self.tsc(0)
+        unfreeze(tk, record, cycles, protocol.rules)
+        self.fast.halted = False
+        self._publish(self.fast, 1)
+        self._publish(self.vdso, 1, odd=protocol.blocks_vdso)
+        await cp("10 sequence even")
+        self.kernel.store(tk, 1)
+        self.kernel.seq += 1
+        vm.frozen, vm.thawed = False, True
+
+    def _publish(self, line: Line, epoch: int, odd: bool = False) -> None:
+        """A section of its own, complete in itself; odd: of two, of which this one is left open or closes the other."""
+        line.store(self.tk, epoch)
+        line.seq += 1 if odd else 2
+
+    # ---- whoever reads
+
+    async def reader(self) -> None:
+        for index, kind in enumerate(self.move.readers):
+            await (self._nmi(index) if kind == "nmi" else self._task(index, kind))
+        self.outcome.finished = True
+
+    async def _task(self, index: int, kind: str) -> None:
+        vm, line = self.vm, {"syscall": self.kernel, "vdso": self.vdso, "fast": self.fast}[kind]
+        while True:
+            await cp(f"{kind} reads", until=lambda: vm.runs1 and line.seq % 2 == 0)
+            seq, reading = line.seq, self._look(index, kind, line, 1)
+            await cp(f"{kind} returns", until=lambda: vm.runs1)
+            if line.seq == seq:
+                break
+        self._took(reading)
+
+    async def _nmi(self, index: int) -> None:
+        vm, line = self.vm, self.fast
+        await cp("an NMI is sent", until=lambda: not vm.gate)
+        vm.nmi_pending = True
+        await cp("NMI reads", until=lambda: vm.runs0)
+        vm.nmi_pending, vm.nmi_active = False, True
+        while True:
+            seq, reading = line.seq, self._look(index, "nmi", line, 0)
+            await cp("NMI returns", until=lambda: vm.runs0)
+            if line.seq == seq:
+                break
+        vm.nmi_active = False
+        self._took(reading)
+
+    def _look(self, index: int, kind: str, line: Line, vcpu: int) -> dict[str, Any]:
+        cycles, ps = self.tsc(vcpu)
+        ns = line.ns(cycles)
+        return {
+            "index": index, "kind": kind, "number": len(self.world.events), "ns": ns,
+            "boottime_ns": ns + line.offs_boot_ns, "cycles": cycles, "ps": ps, "epoch": line.epoch,
+            "site": self.vm.site, "halted": line.halted,
+        }  # fmt: skip
+
+    def _took(self, reading: dict[str, Any]) -> None:
+        vm = self.vm
+        taken = Reading(**reading, frozen=vm.frozen, moved=vm.frozen and not vm.runs1 and vm.exited)
+        self.outcome.readings.append(taken)
+        self.outcome.reached.add(f"{taken.kind} in epoch {taken.epoch}")
+        if taken.frozen:
+            self.outcome.reached.add(f"{taken.kind} while frozen")

@@ -1,0 +1,40 @@
+"""What a design of the freeze protocol decides: each field is one point on which two of them can differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
+from guestclock.guest.freeze import Rules
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """rules: the guest's functions. gates: no NMI is delivered from step 1 to step 11. drains: step 1 also waits until
+    none is pending or being handled. halts_fast: the NMI-safe timekeepers stand still while the guest is frozen.
+    blocks_vdso: so does the vDSO (its sequence stays odd). v0_first: step 8 lets the handler's vCPU run alone, the
+    others only after step 10. stop_of_all: the record's stop_cycles is the highest of all vCPUs, not the handler's own.
+    one_offset: a host that makes the counter go on computes its offset once, not anew for each vCPU.
+
+    times_out: nobody waits for ever for an answer. token: the target runs the guest only once the source has handed it
+    over. fences: before the source takes back what it has handed over, the target is switched off for sure.
+    answers_late: an exit "frozen" that comes after the cancel is answered: go on as you were. idempotent: a request
+    whose epoch was served, or cancelled, freezes nothing. keeps_running: all vCPUs run until the guest has told that it
+    is frozen. drops_deadlines: timers of the old counter's do not move; the guest programs its timers in step 10.
+    """
+
+    rules: Rules = CORRECTED_GUEST
+    gates: bool = True
+    drains: bool = True
+    halts_fast: bool = False
+    blocks_vdso: bool = False
+    v0_first: bool = True
+    stop_of_all: bool = True
+    one_offset: bool = True
+    times_out: bool = True
+    token: bool = True
+    fences: bool = True
+    answers_late: bool = True
+    idempotent: bool = True
+    keeps_running: bool = True
+    drops_deadlines: bool = True

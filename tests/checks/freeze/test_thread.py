@@ -1,0 +1,104 @@
+"""threads/2017-freeze: what is wrong with each design, by how much, and that nothing is with the corrected ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from guestclock.checks.freeze.thread import MUST, PAIRS, SINGLE_FAULTS, THREAD
+from guestclock.checks.protocol import check_case, thread
+from guestclock.checks.verdict import HOLDS, VIOLATED
+
+BROKEN = {
+    "no-closing": {"never-back", "getters-blocked", "counts-what-ran", "counts-downtime"},
+    "own-stop": {"never-back", "getters-blocked", "counts-what-ran", "counts-downtime"},
+    "no-drain": {"never-back", "one-epoch", "none-while-moved", "counts-downtime"},
+    "ungated": {"never-back", "one-epoch", "none-while-moved", "counts-downtime"},
+    "all-at-once": {"never-back", "one-epoch", "counts-downtime"},
+    "factors-alone": {"never-back", "getters-blocked", "counts-what-ran", "counts-downtime"},
+    "stale-downtime": {"counts-downtime"},
+    "halted-vdso-open": {"never-back"},
+    "offsets-apart": {"counts-what-ran", "counts-downtime"},
+    "no-fence": {"one-owner"},
+    "no-token": {"one-owner", "image-kept"},
+    "late-exit-ignored": {"goes-on"},
+    "freezes-twice": {"goes-on"},
+    "deadlines-move": {"timers"},
+    "no-time-outs": {"one-owner", "goes-on"},
+    "stops-first": {"goes-on", "answered"},
+}
+"""Each negative control, and exactly what it breaks."""
+
+KEPT = [
+    ("corrected-gate", "2400000-1920000"),
+    ("corrected-gate", "2596122-2336507"),
+    ("corrected-gate", "nmi-then-vdso"),
+    ("corrected-gate", "aborted-stop"),
+    ("corrected-going-on", "2000003-2500001"),
+    ("corrected-halted", "vdso-then-nmi"),
+    ("corrected-halted", "downtime-runs"),
+    ("corrected-gate", "interrupt-lost"),
+    ("corrected-gate", "loaded-lost"),
+    ("corrected-gate", "commit-always-lost"),
+    ("corrected-gate", "commit-lost-target-dies"),
+    ("corrected-gate", "exit-always-lost"),
+]
+
+
+def worst(design: str, case: str) -> dict[str, int]:
+    """What is violated, and by how much at worst."""
+    result = check_case(THREAD, design, case)
+    assert result.complete
+    for verdict in result.verdicts:
+        assert verdict.status != VIOLATED or verdict.confirmed is not None
+    return {v.property: v.worst or 0 for v in result.verdicts if v.status == VIOLATED}
+
+
+def test_the_thread_is_found_by_its_name():
+    assert thread("threads/2017-freeze") is THREAD
+
+
+@pytest.mark.parametrize("name", [design.name for design in THREAD.designs if design.broken])
+def test_a_corrected_design_with_one_line_broken_is_flagged(name: str):
+    (case,) = THREAD.design(name).cases()
+    assert set(worst(name, case.name)) == BROKEN[name]
+
+
+@pytest.mark.parametrize(("design", "case"), KEPT)
+def test_a_corrected_design_keeps_everything(design: str, case: str):
+    result = check_case(THREAD, design, case)
+    assert result.never == ()
+    assert {v.status for v in result.verdicts if v.asked} == {HOLDS}
+    if case[0].isdigit():
+        never_back = next(v for v in result.verdicts if v.property == "never-back")
+        assert never_back.bound == 0, "MONOTONIC is continuous to the nanosecond"
+
+
+def test_every_branch_of_the_failure_table_is_asked_of_the_corrected_design():
+    names = {case.name for case in THREAD.design("corrected-gate").cases()}
+    assert set(SINGLE_FAULTS) <= names
+    assert set(MUST) <= names
+    assert min(t / s for s, t in PAIRS) == pytest.approx(0.8)
+    assert max(t / s for s, t in PAIRS) == pytest.approx(1.25)
+
+
+def test_as_written_it_steps_back_by_the_time_from_freeze_to_stop():
+    """10 us to the exit, 1 ms until the VMM stops V1, 1 us of a section; rounded down twice."""
+    assert worst("as-written-v0-first", "2400000-2900000") == {
+        "never-back": 1_010_998, "getters-blocked": 1, "counts-what-ran": 1_012_000, "counts-downtime": 2_023_000,
+    }  # fmt: skip
+
+
+def test_as_written_a_pending_nmi_reads_the_new_counter_by_the_old_factors():
+    found = worst("as-written-v0-first", "nmi-then-vdso")
+    assert found["never-back"] > 10**15  # any TSC, of up to 87 days
+    assert found["one-epoch"] == found["none-while-moved"] == 1
+
+
+def test_as_written_a_target_that_dies_leaves_nobody():
+    assert worst("as-written", "target-dies") == {"one-owner": 1, "goes-on": 1, "timers": 1}
+
+
+def test_a_clock_snapshot_steps_back_where_l1_comes_late():
+    """4 ms of a tick and more at 2.9 instead of 2.4 GHz; and what the counter counted while L1's clock stood still."""
+    faster, slower = (worst("clock-snapshot", f"2400000-{khz}-going-on") for khz in (2_900_000, 2_100_000))
+    assert (faster["never-back"], slower["never-back"]) == (2_459_540, 875_875)
