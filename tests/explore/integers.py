@@ -153,6 +153,8 @@ class IntegerWorld:
                 return
             earliest = max(self.now, pending.since)
             latest = earliest + limit
+            if units is not None:  # the time-out wakes it, whatever it waits for
+                latest = min(latest, pending.since + units + limit)
         elif pending.due is not None:
             return
         elif units is not None:

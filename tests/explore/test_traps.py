@@ -187,3 +187,29 @@ def test_symbols_numbered_by_run_write_one_order_in_many_ways(monkeypatch: pytes
 
 
 # ---- 5: a status that says nothing (tests/explore/test_exact.py)
+
+
+# ---- besides: truncations of two divisors
+
+
+def test_a_scaled_counter_does_not_run_backwards():
+    """Scaled up, it is a sum of two floors; their differences go together by divisor, and u64() has no choice."""
+
+    def build(world: World) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        def counter() -> Any:
+            return (world.read_ps() * 5 // 4) * ((3 << 48) // 2) >> 48
+
+        async def reader() -> None:
+            before = counter()
+            await cp("again")
+            seen["passed"] = u64(counter() - before)
+
+        world.spawn("reader", reader())
+        return seen
+
+    found = worst_of(build, Bounds(horizon=10_000, delay=300, section=7), lambda seen: seen["passed"])
+    assert found.tally.forks == 0
+    assert found.upper is not None
+    assert float(found.upper) == pytest.approx(307 * 15 / 8, abs=2)

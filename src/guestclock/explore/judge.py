@@ -112,10 +112,8 @@ class Judge:
         waiting: dict[bool, list[tuple[Symbol, int]]] = {False: [], True: []}
         for symbol, c in sorted(form.terms.items(), key=lambda term: -self._place(term[0])):
             stack = waiting[symbol in self.floors]
-            while c and stack and (stack[-1][1] > 0) != (c > 0):
-                other, d = stack[-1]
-                if symbol in self.floors and self.floors[symbol][1] != self.floors[other][1]:
-                    break
+            while c and (k := self._partner(stack, symbol, c)) is not None:
+                other, d = stack[k]
                 common = min(abs(c), abs(d))
                 least, most = self.difference(other, symbol) if d > 0 else self.difference(symbol, other)
                 if least is None:
@@ -126,9 +124,10 @@ class Judge:
                 hi += common * most
                 c += common if c < 0 else -common
                 d += common if d < 0 else -common
-                stack.pop()
                 if d:
-                    stack.append((other, d))
+                    stack[k] = other, d
+                else:
+                    del stack[k]
             if c:
                 stack.append((symbol, c))
         for symbol, c in (*waiting[False], *waiting[True]):
@@ -136,6 +135,15 @@ class Judge:
             lo += c * (low if c > 0 else high)
             hi += c * (high if c > 0 else low)
         return lo, hi
+
+    def _partner(self, stack: list[tuple[Symbol, int]], symbol: Symbol, c: int) -> int | None:
+        """Who of those that wait goes with a symbol: the latest of the other sign, with a floor one by its divisor."""
+        floor = self.floors.get(symbol)
+        for k in range(len(stack) - 1, -1, -1):
+            other, d = stack[k]
+            if (d > 0) != (c > 0) and (floor is None or self.floors[other][1] == floor[1]):
+                return k
+        return None
 
     def _place(self, symbol: Symbol) -> int:
         """Where a symbol stands in the order of events: a floor where the latest time in its argument does."""

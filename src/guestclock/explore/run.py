@@ -612,6 +612,8 @@ class Run:
             at_most(node, last, limit + units)
             since = -1
         else:
+            if delay_ps is not None:  # the time-out wakes it, whatever it waits for
+                at_most(node, last, limit + self.units(delay_ps))
             causes = self._guard_causes(actor)
             for number in bits(causes):
                 event.before |= 1 << number
