@@ -94,9 +94,9 @@ def reconfigure(tk: Timekeeper, record: Record, cycles: int, rules: Rules = CORR
         tk.cycle_last = begins
     downtime_ns = record.downtime_ns
     if rules.adds_wait:
-        # With AT_STOP a part of the downtime is already in the counter: that is taken off. Floors can make it -1.
         downtime_ns += (begins - record.as_of_cycles) * tk.raw_mult >> tk.clock.shift
-        downtime_ns = 0 if downtime_ns < 0 else downtime_ns
+        if rules.rebase == AT_STOP and downtime_ns < 0:
+            downtime_ns = 0  # what is in the counter already was taken off, and floors can make it -1
     if record.policy == STOP:
         believed = tk.add_sleeptime(downtime_ns)
         assert believed, "a downtime of 292 years"

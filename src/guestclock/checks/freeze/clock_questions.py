@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Question, scaled
-from guestclock.checks.freeze.clocks import Outcome, Reading
+from guestclock.checks.freeze.clocks import ONE, Outcome, Reading
 from guestclock.guest.freeze import MIGRATED, RUN, STOP
 from guestclock.linux import clocksource
 
@@ -67,7 +67,7 @@ def counts_what_ran(outcome: Any) -> Iterator[Ask]:
     first, second = two
     if (first.epoch, second.epoch, first.site, second.site) != (0, 1, 0, 1) or first.halted:
         return
-    old, new = (clocksource("tsc", tsc_khz=khz) for khz in (move.source_khz, move.target_khz))
+    old, new = (clocksource("tsc", tsc_khz=khz) for khz in move.guest_khz)
     ran = scaled(outcome.stop - first.cycles, old.mult, 1 << old.shift)
     ran = ran + scaled(second.cycles - outcome.begins, new.mult, 1 << new.shift)
     gained = second.ns - first.ns
@@ -95,11 +95,14 @@ def counts_downtime(outcome: Any) -> Iterator[Ask]:
 
 def rate_tolerance_ns(outcome: Outcome) -> int:
     """What rounded multipliers are off by over the longest run, and 4 ns for the floors: of 2 readings, the downtime
-    and the counter.
+    and the counter. Where a TSC is scaled, the frequency that the guest is told is rounded as well, to 1 kHz.
     """
-    move = outcome.move
-    mult = min(clocksource("tsc", tsc_khz=khz).mult for khz in (move.source_khz, move.target_khz))
-    return -(-outcome.world.horizon_ns // (2 * mult)) + 4
+    move, horizon_ns = outcome.move, outcome.world.horizon_ns
+    mult = min(clocksource("tsc", tsc_khz=khz).mult for khz in move.guest_khz)
+    allowed = -(-horizon_ns // (2 * mult)) + 4
+    if (move.source_ratio, move.target_ratio) != (ONE, ONE):
+        allowed += -(-horizon_ns // min(move.guest_khz))
+    return allowed
 
 
 CLOCK_QUESTIONS = (

@@ -20,6 +20,7 @@ from guestclock.linux import Timekeeper, clocksource
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
 
+ONE = 1 << 48
 SECOND = 10**9
 MILLISECOND = 10**6
 READERS = ("syscall", "vdso", "fast", "nmi")
@@ -36,6 +37,10 @@ class Move:
     """What happens to the guest. continuous: the host makes the counter go on where it stopped; else it has any value.
 
     readers: of READERS, in turn. delay_ns: between two steps of the VMM's; guest_delay_ns: of the handler's.
+
+    source_ratio, target_ratio: by what a hypervisor below scales the TSC of what is the host here, 2^48ths: the guest
+    is an L2, its host an L1. sleep_ns: the host that has the image sleeps so long; reset: its TSC does not count
+    meanwhile and comes back with any value.
     """
 
     source_khz: int = 2_400_000
@@ -47,6 +52,20 @@ class Move:
     delay_ns: int = MILLISECOND
     guest_delay_ns: int = 10_000
     away_ns: int = 2 * SECOND
+    source_ratio: int = ONE
+    target_ratio: int = ONE
+    sleep_ns: int = 0
+    reset: bool = False
+
+    @property
+    def away(self) -> Between:
+        """How long moving takes: at least a microsecond."""
+        return Between.of(1_000_000, self.away_ns * 1000)
+
+    @property
+    def guest_khz(self) -> tuple[int, int]:
+        """The frequencies that the guest is told, kHz, rounded down."""
+        return self.source_khz * self.source_ratio >> 48, self.target_khz * self.target_ratio >> 48
 
     @property
     def bounds(self) -> Bounds:
@@ -55,7 +74,7 @@ class Move:
         def units(ns: int) -> int:
             return ns * self.source_khz // MILLISECOND
 
-        horizon = units(5 * SECOND + 2 * self.away_ns)
+        horizon = units(5 * SECOND + 2 * self.away_ns + 2 * self.sleep_ns)
         delays = (("V0", units(self.guest_delay_ns)), ("reader", horizon))
         return Bounds(
             horizon=horizon,
@@ -97,7 +116,7 @@ class Vm(State):
     """The guest's memory and its vCPUs, as the protocol sees them."""
 
     site = integer("0: the source, 1: the target")
-    offset0 = integer("V0's TSC - the target's")
+    offset0 = integer("V0's TSC - the host's")
     offset1 = integer("V1's")
     runs0 = flag("V0 may be in guest mode", True)
     runs1 = flag("V1 may", True)
@@ -109,6 +128,7 @@ class Vm(State):
     exited = flag("V0 has told that it is frozen")
     stop_cycles = integer("what the host takes for the last value of the counter that anybody has seen")
     stop_ps = integer("when V1 stopped")
+    slept_ps = integer("how long the host that has the image has slept")
     moved = flag("the image is where it shall run")
     told = flag("the record is written")
     thawed = flag("V0 has told that it is not frozen any more")
@@ -165,15 +185,15 @@ class _World:
     def __init__(self, protocol: Protocol, move: Move, world: World) -> None:
         self.protocol, self.move, self.world = protocol, move, world
         self.vm = vm = Vm()
-        clock = clocksource("tsc", tsc_khz=move.source_khz)
+        clock = clocksource("tsc", tsc_khz=move.guest_khz[0])
         self.tk = Timekeeper.start(clock, BEGUN_CYCLES, hz=250, monotonic_ns=BEGUN_NS, realtime_ns=10**18)
         self.kernel, self.vdso, self.fast = lines = Line(), Line(), Line()
         for line in lines:
             line.store(self.tk, 0)
         self.record = Record()
         self.outcome = Outcome(world, protocol, move, vm)
-        if move.status == MIGRATED and not move.continuous:
-            vm.offset0 = vm.offset1 = world.unknown("the target's TSC", 0, MOST_CYCLES)
+        vm.offset0 = vm.offset1 = BEGUN_CYCLES
+        self.any_tsc = world.unknown("the other TSC", 0, MOST_CYCLES)
         world.spawn("VMM", self.vmm())
         world.spawn("V0", self.handler())
         world.spawn("reader", self.reader())
@@ -181,9 +201,15 @@ class _World:
     def tsc(self, vcpu: int) -> tuple[Any, Any]:
         """(the guest's counter, true time in ps) on a vCPU, now."""
         vm, now = self.vm, self.world.read_ps()
-        if vm.site == 0:
-            return now * self.move.source_khz // SECOND + BEGUN_CYCLES, now
-        return now * self.move.target_khz // SECOND + (vm.offset1 if vcpu else vm.offset0), now
+        offset = vm.offset1 if vcpu else vm.offset0
+        return self._counted(now, vm.site) + offset, now
+
+    def _counted(self, now: Any, site: int) -> Any:
+        """A host's TSC: its own, or an L1's as the hypervisor below scales it."""
+        move = self.move
+        khz, ratio = (move.target_khz, move.target_ratio) if site else (move.source_khz, move.source_ratio)
+        cycles = now * khz // SECOND
+        return cycles if ratio == ONE else cycles * ratio >> 48
 
     # ---- the host
 
@@ -201,7 +227,11 @@ class _World:
         self.outcome.stop, vm.stop_ps = self.tsc(1)
         if protocol.stop_of_all:
             vm.stop_cycles = self.outcome.stop
-        await cp("6 has moved it", delay_ps=Between.of(0, move.away_ns * 1000))
+        if move.sleep_ns:
+            fell_asleep = self.world.read_ps()
+            await cp("6 wakes up", delay_ps=move.sleep_ns * 1000)
+            vm.slept_ps = self.world.read_ps() - fell_asleep
+        await cp("6 has moved it", delay_ps=move.away)
         self._arrive()
         await cp("7 writes the record")
         self._write()
@@ -215,8 +245,11 @@ class _World:
         vm, move = self.vm, self.move
         vm.moved = True
         if move.status == SAME_HOST:
+            if move.reset:
+                vm.offset0 = vm.offset1 = self.any_tsc
             return
         vm.site = 1
+        vm.offset0 = vm.offset1 = self.any_tsc
         if move.continuous:
             vm.offset0 = vm.offset1 = self._going_on()
             if not self.protocol.one_offset:
@@ -224,14 +257,17 @@ class _World:
 
     def _going_on(self) -> Any:
         """The offset with which the guest's counter goes on from where it stopped."""
-        return self.vm.stop_cycles - self.world.read_ps() * self.move.target_khz // SECOND
+        return self.vm.stop_cycles - self._counted(self.world.read_ps(), 1)
 
     def _write(self) -> None:
         record, move, vm = self.record, self.move, self.vm
         record.status, record.policy, record.stop_cycles = move.status, move.policy, vm.stop_cycles
-        record.clock = clocksource("tsc", tsc_khz=move.target_khz)
+        if move.reset and self.protocol.admits_reset:
+            record.status = MIGRATED
+        record.clock = clocksource("tsc", tsc_khz=move.guest_khz[1])
         record.as_of_cycles, now = self.tsc(0)
-        record.downtime_ns = (now - vm.stop_ps) // 1000
+        asleep = 0 if self.protocol.counts_sleep else vm.slept_ps
+        record.downtime_ns = (now - vm.stop_ps - asleep) // 1000
         record.epoch = 1
         vm.told = True
 

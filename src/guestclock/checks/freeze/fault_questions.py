@@ -22,17 +22,19 @@ def one_owner(outcome: Any) -> Iterator[Ask]:
 
 
 def goes_on(outcome: Any) -> Iterator[Ask]:
-    """L2, I16: at the end all vCPUs run, and the guest is not frozen: sequence even, lock free.
+    """L2, I16: in the end everybody runs and nobody is frozen. A guest with a handler that hangs is not asked."""
+    if outcome.standstill is not None:
+        yield _count(outcome, "at a standstill for ever", "guest", outcome.standstill)
 
-    A guest whose handler hangs is not the protocol's to cure: it ends with one owner, and is not asked.
-    """
-    if outcome.between.hung:
-        return
-    stuck = 1
-    for image, side in zip(outcome.images, outcome.sides, strict=True):
-        if side.alive and side.runs0 and side.runs1 and not image.odd and image.lock == 0:
-            stuck = 0
-    yield _count(outcome, "at a standstill for ever", "guest", stuck)
+
+def last_in_first_out(outcome: Any) -> Iterator[Ask]:
+    """C7: L1 is frozen only while its L2s are frozen and stopped, and an L2 runs only while L1 is not frozen."""
+    yield _count(outcome, "not at rest while L1 is frozen", "L2", outcome.broken_order)
+
+
+def patient(outcome: Any) -> Iterator[Ask]:
+    """C7: L0 calls nothing off that L1 answers, yes or no, as soon as its own time-outs let it."""
+    yield _count(outcome, "called off although L1 was within its time", "preparation", outcome.called_off)
 
 
 def image_kept(outcome: Any) -> Iterator[Ask]:
@@ -48,12 +50,8 @@ def timers(outcome: Any) -> Iterator[Ask]:
 
 
 def answered(outcome: Any) -> Iterator[Ask]:
-    """L1: a request is acknowledged or called off within two time-outs (it is repeated once) and eight steps.
-
-    So many it takes at most where the guest does answer: a tick that holds the lock, the handler with an exit that is
-    repeated, the host's look.
-    """
-    yield from _between(outcome, "unanswered", "requested", ("acknowledged", "cancelled"), 2 * T_ACK, 8)
+    """L1: a request is acknowledged or called off within two time-outs (it is repeated once) and three steps."""
+    yield from _between(outcome, "unanswered", "requested", ("acknowledged", "cancelled"), 2 * T_ACK, 3)
 
 
 def short_freeze(outcome: Any) -> Iterator[Ask]:
@@ -104,5 +102,17 @@ FAULT_QUESTIONS = (
     Question(
         "short-freeze", "the guest is not frozen for longer than a time-out before all have stopped",
         source="S8; T_spin", breaks="vCPUs that spin for the clock", asks=short_freeze,
+    ),
+)  # fmt: skip
+
+NESTED_QUESTIONS = (
+    Question(
+        "last-in-first-out", "L1 is frozen only inside the time in which its L2s are frozen and stopped",
+        source="C7; the mail's fourth case", breaks="an L2 that waits for a frozen L1, or reads the new counter early",
+        asks=last_in_first_out,
+    ),
+    Question(
+        "patient", "who waits for L1 waits longer than L1 waits for its L2s",
+        source="C7", breaks="migrations that are called off although everybody answers in time", asks=patient,
     ),
 )  # fmt: skip

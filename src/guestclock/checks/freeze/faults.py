@@ -113,6 +113,19 @@ class Outcome:
         """How many hosts let the guest run, now."""
         return sum(side.alive and (side.runs0 or side.runs1) for side in self.sides)
 
+    @property
+    def standstill(self) -> int | None:
+        """1 where not all vCPUs run in the end, or the guest is frozen: sequence odd or lock held.
+
+        None: its handler hangs, which is not the protocol's to cure.
+        """
+        if self.between.hung:
+            return None
+        for image, side in zip(self.images, self.sides, strict=True):
+            if side.alive and side.runs0 and side.runs1 and not image.odd and image.lock == 0:
+                return 0
+        return 1
+
 
 def build(protocol: Protocol, faults: Faults) -> Callable[[World], Outcome]:
     """The world of one design and what fails in it."""

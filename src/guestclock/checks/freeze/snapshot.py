@@ -88,7 +88,7 @@ class _World:
         vm.runs1 = False
         self.outcome.stop, _ = self.tsc()
         vm.stop_cycles = self.outcome.stop
-        await cp("has moved it", delay_ps=Between.of(0, move.away_ns * 1000))
+        await cp("has moved it", delay_ps=move.away)
         vm.site = 1
         if move.continuous:
             vm.offset0 = vm.stop_cycles - self.world.read_ps() * move.target_khz // SECOND

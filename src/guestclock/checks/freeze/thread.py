@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from guestclock.checks.freeze import clocks, faults, snapshot
+from guestclock.checks.freeze import clocks, faults, nested, nested_clocks, snapshot
 from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
-from guestclock.checks.freeze.clocks import Move
-from guestclock.checks.freeze.fault_questions import FAULT_QUESTIONS
+from guestclock.checks.freeze.clocks import SECOND, Move
+from guestclock.checks.freeze.fault_questions import FAULT_QUESTIONS, NESTED_QUESTIONS
 from guestclock.checks.freeze.faults import MESSAGES, Faults
+from guestclock.checks.freeze.nested import T_L2, Family
+from guestclock.checks.freeze.nested_clocks import Nesting
 from guestclock.checks.freeze.protocol import Protocol
 from guestclock.checks.protocol import Case, Design, Thread
 from guestclock.guest.freeze import AS_WRITTEN, AT_STOP, NOWHERE, RUN, SAME_HOST, STOP
@@ -89,16 +91,78 @@ def clock_cases(
     for policy in (STOP, RUN):
         here = Move(target_khz=usual.source_khz, status=SAME_HOST, policy=policy)
         asked[f"aborted-{policy}"] = f"it stays where it is, policy {policy}", here
+    return [_moved(name, about, protocol, move) for name, (about, move) in asked.items()]
+
+
+def _moved(name: str, about: str, protocol: Protocol, move: Move) -> Case:
     # A vDSO that is open until the stop is no fault where what it says until then is counted.
     closes = protocol.rules.closes and protocol.stop_of_all and not protocol.blocks_vdso
     invariants = tuple(q.name for q in CLOCK_QUESTIONS if not (closes and q.name == "getters-blocked"))
-    return [
-        Case(
-            name=name, about=about, build=clocks.build(protocol, move), bounds=move.bounds, invariants=invariants,
-            must=(f"{move.readers[0]} in epoch 0", f"{move.readers[1]} in epoch 1"),
-        )
-        for name, (about, move) in asked.items()
-    ]  # fmt: skip
+    return Case(
+        name=name, about=about, build=clocks.build(protocol, move), bounds=move.bounds, invariants=invariants,
+        must=(f"{move.readers[0]} in epoch 0", f"{move.readers[1]} in epoch 1"),
+    )  # fmt: skip
+
+
+HOUR_NS = 3600 * SECOND
+SCALED_DOWN, SCALED_UP = (2_000_000 << 48) // 2_400_000, (3_000_000 << 48) // 2_596_122
+TO_L1 = Move(source_ratio=SCALED_DOWN, target_khz=2_596_122, target_ratio=SCALED_UP)
+TO_HOST = Move(source_ratio=SCALED_DOWN, target_khz=2_596_122)
+SAME = Move(target_khz=2_400_000, status=SAME_HOST)
+SLEEPS: dict[str, tuple[str, Move]] = {
+    "moved-asleep": ("the host with the image sleeps an hour on the way", Move(sleep_ns=HOUR_NS)),
+    "aborted-asleep": (
+        "it sleeps with the frozen guest, its TSC counts on",
+        replace(SAME, sleep_ns=HOUR_NS, policy=RUN),
+    ),
+    "aborted-reset-stop": ("... its TSC comes back with any value", replace(SAME, sleep_ns=HOUR_NS, reset=True)),
+    "aborted-reset-run": ("... and MONOTONIC is to count", replace(SAME, sleep_ns=HOUR_NS, reset=True, policy=RUN)),
+}
+NESTED: dict[str, tuple[str, Move]] = {
+    "l2-to-another-l1": ("L2 moves from a 2.0 GHz L1 to a 3.0 GHz L1, both scaled", TO_L1),
+    "l2-to-another-l1-asleep": ("the same, the host with the image sleeps an hour", replace(TO_L1, sleep_ns=HOUR_NS)),
+    "l2-to-a-host": ("L2 moves from a scaled L1 to a physical host", TO_HOST),
+    "l2-to-a-host-asleep": ("the same, the host with the image sleeps an hour", replace(TO_HOST, sleep_ns=HOUR_NS)),
+}
+L1_WITH_L2: dict[str, tuple[str, Move]] = {
+    "l1-with-l2": ("L1 moves with L2 inside, and hands the frequency down", Move()),
+    "l1-with-l2-slower": ("the same, to a slower host", Move(target_khz=1_920_000)),
+    "l1-with-l2-asleep": ("the same, L1's host sleeps an hour with the image", Move(sleep_ns=HOUR_NS)),
+}
+FAMILIES = {
+    "one-l2": Family(l2s=1),
+    "three-l2s": Family(l2s=3),
+    "one-of-three-declines": Family(l2s=3, declines=(1,)),
+    "one-of-two-is-silent": Family(silent=(1,)),
+    "l2s-and-the-move-fails": Family(target_dies=True),
+}
+ORDERS = ("last-in-first-out", "patient", "goes-on")
+INSIDE = ("never-back", "one-epoch", "none-while-moved", "counts-what-ran", "counts-downtime")
+
+
+def nested_cases(protocol: Protocol = GATE) -> list[Case]:
+    """Guests of guests, and hosts that sleep while they have a frozen image."""
+    found = [_moved(name, about, protocol, move) for name, (about, move) in {**SLEEPS, **NESTED}.items()]
+    found += [l1_with_l2(name, Nesting()) for name in L1_WITH_L2]
+    found += [family_case(name, family) for name, family in FAMILIES.items()]
+    return found
+
+
+def l1_with_l2(name: str, nesting: Nesting, *, continuous: bool = False) -> Case:
+    about, move = L1_WITH_L2[name]
+    move = replace(move, continuous=continuous)
+    must = ("vdso in epoch 0", "vdso in epoch 1")
+    build = nested_clocks.build(nesting, move)
+    return Case(name=name, about=about, build=build, bounds=move.bounds, must=must, invariants=INSIDE)
+
+
+def family_case(name: str, family: Family) -> Case:
+    healthy = not family.declines and not family.silent
+    must = ("moved", "declined") if healthy else ("declined",)
+    about = name.replace("-", " ")
+    return Case(
+        name=name, about=about, build=nested.build(family), bounds=family.bounds, must=must, invariants=ORDERS
+    )  # fmt: skip
 
 
 def fault_cases(protocol: Protocol, names: Sequence[str] = tuple(FAULTS)) -> list[Case]:
@@ -125,13 +189,20 @@ def _must(name: str, protocol: Protocol) -> tuple[str, ...]:
 class _Control:
     name: str
     about: str
-    protocol: Protocol
+    protocol: Protocol | Nesting | Family
     case: str = "2400000-2900000"
     continuous: bool = False
 
     def cases(self) -> list[Case]:
+        if isinstance(self.protocol, Nesting):
+            return [l1_with_l2(self.case, self.protocol, continuous=self.continuous)]
+        if isinstance(self.protocol, Family):
+            return [family_case(self.case, self.protocol)]
         if self.case in FAULTS:
             return fault_cases(self.protocol, [self.case])
+        if self.case in SLEEPS:
+            about, move = SLEEPS[self.case]
+            return [_moved(self.case, about, self.protocol, move)]
         return [c for c in clock_cases(self.protocol, continuous=self.continuous) if c.name == self.case]
 
 
@@ -177,6 +248,28 @@ _CONTROLS = (
         "stops-first", "V1 is stopped before the guest is frozen, and nothing times out",
         replace(GATE, keeps_running=False, times_out=False), "nothing-fails",
     ),
+    _Control(
+        "downtime-by-monotonic", "hosts take the downtime from a clock that stops while they sleep",
+        replace(GATE, counts_sleep=False), "moved-asleep",
+    ),
+    _Control(
+        "reset-unadmitted", "a host whose TSC was reset says SAME_HOST", replace(GATE, admits_reset=False),
+        "aborted-reset-run",
+    ),
+    _Control("outer-first", "L1 is frozen while L2 runs", Family(l2s=1, inner_first=False), "one-l2"),
+    _Control(
+        "outer-first-clocks", "the same, with times", Nesting(inner_first=False), "l1-with-l2", continuous=True
+    ),
+    _Control("l0-downtime", "L2 is told L1's downtime", Nesting(by_l1=False), "l1-with-l2"),
+    _Control(
+        "two-looks", "L1 reads L2's counter and its own BOOTTIME one after the other", Nesting(one_look=False),
+        "l1-with-l2",
+    ),
+    _Control(
+        "frozen-forgotten", "one L2 declines, the others stay frozen", Family(l2s=3, declines=(1,), lets_go=False),
+        "one-of-three-declines",
+    ),
+    _Control("impatient", "L0 waits for L1 as long as L1 for its L2s", Family(t_l1_ms=T_L2), "three-l2s"),
 )  # fmt: skip
 
 
@@ -201,7 +294,7 @@ THREAD = Thread(
         ),
         _design(
             "corrected-gate", "NMIs are held back and drained, the old epoch is closed at the stop, V0 runs first",
-            "analysis of the mail", lambda: clock_cases(GATE), lambda: fault_cases(GATE),
+            "analysis of the mail", lambda: clock_cases(GATE), lambda: fault_cases(GATE), nested_cases,
         ),
         _design(
             "corrected-going-on", "the same where the host makes the counter go on (failures: corrected-gate)",
@@ -218,7 +311,7 @@ THREAD = Thread(
         ),
         *(Design(c.name, c.about, "a negative control", c.cases, broken=True) for c in _CONTROLS),
     ),
-    (*CLOCK_QUESTIONS, *FAULT_QUESTIONS),
+    (*CLOCK_QUESTIONS, *FAULT_QUESTIONS, *NESTED_QUESTIONS),
     "clocks: 1 ms between the VMM's steps, 10 us between the handler's, 2 s away, any TSC on the target; failures: 1 s "
     f"between steps, time-outs of {faults.T_NMI} to {faults.T_LOAD} ms",
 )  # fmt: skip
