@@ -229,7 +229,11 @@ def replay(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     figure: Annotated[
         Path | None,
-        typer.Option("--figure", help="Draw clock minus true time: .png, .svg or .pdf.", metavar="FILE"),
+        typer.Option(
+            "--figure",
+            help="Draw clock minus true time (of a thread's: who did what, in lanes): .png, .svg or .pdf.",
+            metavar="FILE",
+        ),
     ] = None,
 ) -> None:
     """Run a violation again and show how it comes about.
@@ -246,8 +250,13 @@ def replay(
     if protocol_replay.is_one(file):
         from guestclock.report import protocol
 
-        if figure is not None or on != "model":
-            raise typer.BadParameter(f"{file}: is a thread's: --figure and --on are for recipes and scenarios")
+        if on != "model":
+            raise typer.BadParameter(f"{file}: is a thread's: --on is for recipes and scenarios")
+        if figure is not None:
+            from guestclock.report import swim_lanes
+
+            swim_lanes.draw_replay(file, figure)
+            print(f"figure: {figure}", file=sys.stderr)
         raise typer.Exit(0 if protocol.replay(console(), file, json=json) else VIOLATED_STATUS)
     loaded = replay_file.load(file)
     from guestclock.report import check_replay

@@ -171,6 +171,11 @@ class Outcome:
     reached: set[str] = field(default_factory=set)
     contracts: set[str] = field(default_factory=lambda: {NO_TICK})
 
+    @property
+    def notes(self) -> dict[int, str]:
+        """What the readers of an integer run were given, by the step in which they looked."""
+        return {r.number: f"{r.ns // SECOND}.{r.ns % SECOND:09} s" for r in self.readings}
+
 
 def build(protocol: Protocol, move: Move) -> Callable[[World], Outcome]:
     """The world of one design and one move."""

@@ -147,9 +147,9 @@ class _World:
             "timer": self.timer(),
         }  # fmt: skip
         if not faults.hangs:  # a hanging V0 waits for ever with and without a lock
-            spawn["V1"] = self.ticks()
+            spawn["V1's tick"] = self.ticks()
         if not faults.v1_stays:
-            spawn["V1 leaves"] = self.leaves()
+            spawn["V1"] = self.leaves()
         if faults.target_dies:
             spawn["power"] = self.dies()
         if faults.hangs:
@@ -191,7 +191,7 @@ class _World:
     async def source(self) -> None:
         b, here, image, protocol, faults = self.b, self.sides[0], self.images[0], self.protocol, self.faults
         if protocol.drains:
-            await cp("1 waits for the last NMI", until=lambda: not faults.nmi_stays, delay_ps=self.waits(T_NMI))
+            await cp("1 has waited for NMIs", until=lambda: not faults.nmi_stays, delay_ps=self.waits(T_NMI))
             if faults.nmi_stays:
                 self.mark("given up")
                 return
@@ -203,7 +203,7 @@ class _World:
         self.mark("requested")
         self._inject()
         while not b.exited:
-            await cp("5 waits for the guest", until=lambda: b.exited == 1, delay_ps=self.waits(T_ACK))
+            await cp("5 has waited for the guest", until=lambda: b.exited == 1, delay_ps=self.waits(T_ACK))
             if b.exited:
                 break
             if self.tries["interrupt"] == 1:
@@ -213,7 +213,7 @@ class _World:
                 return
         self.mark("acknowledged")
         here.kicked = True
-        await cp("6 waits for V1", until=lambda: not here.runs1, delay_ps=self.waits(T_SPIN))
+        await cp("6 has waited for V1", until=lambda: not here.runs1, delay_ps=self.waits(T_SPIN))
         self.mark("stopped or not")
         if here.runs1:
             await self._goes_on("V1 did not stop")
@@ -222,7 +222,7 @@ class _World:
         await cp("6 sends the image")
         if self.arrives("image"):
             b.image += 1
-        await cp("6 waits until it is loaded", until=lambda: b.loaded > 0, delay_ps=self.waits(T_LOAD))
+        await cp("6 has waited for LOADED", until=lambda: b.loaded > 0, delay_ps=self.waits(T_LOAD))
         if b.loaded == 0:
             b.aborted = True
             await self._goes_on("not loaded")
@@ -251,7 +251,7 @@ class _World:
             if self.arrives("commit"):
                 b.commit += 1
             self.mark("committed")
-            await cp("8 waits until it runs", until=lambda: b.running > 0, delay_ps=self.waits(T_RUN))
+            await cp("8 has waited for RUNNING", until=lambda: b.running > 0, delay_ps=self.waits(T_RUN))
             if b.running:
                 b.over = True
                 self.mark("moved")
@@ -270,7 +270,7 @@ class _World:
         here.record = 1
         here.kicked = False
         self.enters(0)
-        await cp("10 waits for the guest", until=lambda: here.thawed, delay_ps=self.thaw_waits())
+        await cp("10 has waited for the guest", until=lambda: here.thawed, delay_ps=self.thaw_waits())
         if here.thawed:
             here.runs1 = True
             self.mark("goes on here")
@@ -289,18 +289,22 @@ class _World:
         if self.arrives("loaded"):
             b.loaded += 1
         if protocol.token:
-            await cp("6 waits for the token", until=lambda: b.commit > 0 and there.alive)
+            await cp("6 has the token", until=lambda: b.commit > 0 and there.alive)
         else:
             await cp("7 goes ahead", until=lambda: there.alive)
         there.record = 1
         self.enters(1)
         wait = self.thaw_waits()
-        await cp("10 waits for the guest", until=lambda: (there.thawed or there.nack) and there.alive, delay_ps=wait)
+
+        def told() -> bool:
+            return (there.thawed or there.nack) and there.alive
+
+        await cp("10 has waited for the guest", until=told, delay_ps=wait)
         if there.nack and there.alive and not there.thawed:
             there.scaled = True
             self.enters(1)
             self.outcome.reached.add("scaled")
-            await cp("10 waits again", until=lambda: there.thawed and there.alive, delay_ps=wait)
+            await cp("10 has waited again", until=lambda: there.thawed and there.alive, delay_ps=wait)
         if not there.alive:
             return
         if not there.thawed:
@@ -356,7 +360,7 @@ class _World:
     async def there(self) -> None:
         """The same stack frame on the target."""
         side = self.sides[1]
-        await cp("9 begins", until=lambda: side.record > 0 and self.goes(1))
+        await cp("8 goes on", until=lambda: side.record > 0 and self.goes(1))
         await self._thaw(1)
         await self.handler(1)
 
