@@ -77,14 +77,14 @@ def random_move(rng: Random, rates=RATES, longest_ns=1_000_000):
 @pytest.mark.parametrize("rates", [RATES, ODD], ids=["listed", "odd kHz"])
 def test_as_written_it_steps_back_by_the_gap_in_every_case(rates):
     rng, worst = Random(2017), 0
-    for _ in range(2000):
+    for _ in range(700):
         tk, at, stop, khz, back = random_move(rng, rates)
         frozen, last_read = tk.monotonic_ns(at), tk.monotonic_ns(stop)
         moved(tk, AS_WRITTEN, at=at, stop=stop, khz=khz, back=back)
         assert last_read - tk.monotonic_ns(back) == last_read - frozen
         assert (last_read > frozen) == (last_read > tk.monotonic_ns(back))
         worst = max(worst, last_read - tk.monotonic_ns(back))
-    assert 990_000 < worst <= 1_000_500  # the longest gap, and 500 ppm of NTP
+    assert 985_000 < worst <= 1_000_500  # the longest gap, and 500 ppm of NTP
 
 
 @pytest.mark.parametrize("rules", [CLOSES_NOW, CLOSES_AT_STOP], ids=["rebased now", "rebased at the stop"])
@@ -92,7 +92,7 @@ def test_as_written_it_steps_back_by_the_gap_in_every_case(rates):
 def test_closed_at_the_stop_no_nanosecond_is_lost_or_made(rules, rates):
     rng = Random(23)
     shifts = set()
-    for _ in range(2000):
+    for _ in range(700):
         tk, at, stop, khz, back = random_move(rng, rates)
         back = stop if rules.rebase == AT_STOP else back
         before = tk.clock.shift

@@ -215,7 +215,7 @@ _CONTROLS = (
     _Control("own-stop", "it ends where V0 left, not the last vCPU", replace(GATE, stop_of_all=False)),
     _Control("no-drain", "a pending NMI is not waited for", replace(GATE, drains=False), "nmi-then-vdso"),
     _Control("ungated", "NMIs come as they like", replace(GATE, gates=False, drains=False), "nmi-then-vdso"),
-    _Control("all-at-once", "step 8 lets all vCPUs run", replace(GATE, v0_first=False)),
+    _Control("all-at-once", "step 8 lets all vCPUs run", replace(GATE, v0_first=False), "vdso-then-syscall"),
     _Control(
         "factors-alone", "the factors change, cycle_last stays",
         _rules(rebase=NOWHERE, closes=False, adds_wait=False),
