@@ -126,7 +126,8 @@ CODE: Mapping[str, Mapping[str, bytes]] = MappingProxyType({"x86_64": X86_64, "a
 """By what the machine calls itself, four functions:
 
 counter: u64 counter(void); sandwich: s64 sandwich(fd, request, argument, u64 stamps[2]), the ioctl's result, -errno
-where it failed; call: s64 call(a, b, c, u64 stamps[2], s64 (*function)(a, b, c)); ignore: void ignore(int signal), a handler whose only effect is that a blocking system call returns.
+where it failed; call: s64 call(a, b, c, u64 stamps[2], s64 (*function)(a, b, c)); ignore: void ignore(int signal), a
+handler whose only effect is that a blocking system call returns.
 arm64 has two more: s64 clock(id, struct timespec *, 0, u64 stamps[2]), which is clock_gettime; u64 frequency(void).
 """
 
