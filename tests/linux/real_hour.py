@@ -33,6 +33,7 @@ from guestclock.linux.ntp import (
     ADJ_TICK,
     ADJ_TIMECONST,
     STA_INS,
+    STA_NANO,
     STA_PLL,
 )
 from guestclock.linux.ticks import Ticks, cycles_at
@@ -82,15 +83,20 @@ CHANGES: dict[int, list[Line]] = {  # at which second, by the readings' count
     3000: [adjtimex(modes=ADJ_FREQUENCY, freq=0)],
     3300: [adjtimex(modes=ADJ_OFFSET_SINGLESHOT, offset=-1_234)],
 }  # fmt: skip
+
+
 LEAP = range(2700, 2800)
 """Seconds that are read one by one."""
 
 
-def steps(seconds: int, changes: dict[int, list[Line]] = CHANGES, every_s: int = 10) -> list[Line]:
-    """The program: readings every so often, the changes, adjtimex's answer after each."""
+def steps(seconds: int, changes: dict[int, list[Line]] = CHANGES, every_s: int = 10, leap: range = LEAP) -> list[Line]:
+    """The program: readings every so often, the changes, adjtimex's answer after each.
+
+    leap: seconds that are read one by one.
+    """
     told: list[Line] = [{"do": "read"}, {"do": "read"}]
     for second in range(seconds):
-        if second % every_s == 0 or second in LEAP:
+        if second % every_s == 0 or second in leap:
             told.append({"do": "read"})
         for change in changes.get(second, []):
             told += [change, {"do": "read"}, adjtimex(modes=0)]
@@ -110,17 +116,23 @@ PROGRAM = {"program": "clocks", "steps": steps(3600)}
 
 @dataclass
 class Judged:
-    """readings: (line, least, most) of each. answers: (line, what the model would have answered otherwise)."""
+    """readings: (line, least, most) of each. answers: (line, what the model would have answered otherwise).
+
+    coarse: of each reading of a coarse clock, what it showed too much. instants: (line, cycles) of what forwarded time.
+    """
 
     readings: list[tuple[Line, int, int]] = field(default_factory=list)
     answers: list[tuple[Line, Line]] = field(default_factory=list)
+    coarse: list[int] = field(default_factory=list)
     instants: list[tuple[Line, int]] = field(default_factory=list)
 
     def outside(self) -> list[tuple[Line, int, int]]:
         return [(line, lo, hi) for line, lo, hi in self.readings if not lo <= line["ns"] <= hi]
 
-    def widest_ns(self, by: str) -> int:
-        return max(hi - lo for line, lo, hi in self.readings if line["by"] == by)
+    def spread_ns(self, clock: str, by: str) -> int:
+        """By how much the place of a clock's readings within their sandwiches varies."""
+        places = [line["ns"] - lo for line, lo, _ in self.readings if (line["read"], line["by"]) == (clock, by)]
+        return max(places) - min(places)
 
 
 def readings(lines: Iterable[Line], *clocks: str) -> Iterator[Line]:
@@ -192,7 +204,10 @@ def judge(lines: list[Line], kernel: Kernel | None = None) -> Judged:
     for i, line in enumerate(lines):
         if "read" in line:
             lo, hi = (kernel.shows(line["read"], line[end]) for end in ("before", "after"))
-            judged.readings.append((line, lo, hi))
+            if line["read"].endswith("_coarse"):
+                judged.coarse.append(line["ns"] - lo)
+            else:
+                judged.readings.append((line, lo, hi))
         elif "adjtimex" in line or "settime" in line:
             cycles = (line["before"] + line["after"]) // 2
             if forwards(line):
@@ -220,7 +235,7 @@ def save(lines: list[Line], trace: Path, changes: Path) -> None:
     """Readings as a recorded trace's columns (docs/traces.md); changes, which it has no columns for, as JSON."""
     columns = ["event", "seq", "c0", "c1", "clock", "value", "path", "ns", "ppm", "status", "maxerror_us", "offset_ns"]
     with gzip.open(trace, "wt", newline="", compresslevel=9) as file:
-        header = {"vcpus": 1, "tsc_khz": TSC_KHZ, "clocksource": "tsc", "logs": "inject set", "rate_ppm": 1500}
+        header = {"vcpus": 1, "tsc_khz": TSC_KHZ, "clocksource": "tsc", "logs": "inject", "rate_ppm": 1500}
         file.writelines(f"# {key}: {value}\n" for key, value in header.items())
         rows = csv.DictWriter(file, columns, lineterminator="\n")
         rows.writeheader()
@@ -236,7 +251,7 @@ def save(lines: list[Line], trace: Path, changes: Path) -> None:
                 ppm = answer["freq"] / 65536
                 rows.writerow({
                     "event": "ntp", **at, "status": answer["status"], "maxerror_us": answer["maxerror"],
-                    "offset_ns": answer["offset"], "ppm": ppm,
+                    "offset_ns": answer["offset"] * (1 if answer["status"] & STA_NANO else 1000), "ppm": ppm,
                 })  # fmt: skip
             for clock, ns in stepped(line):
                 rows.writerow({"event": "set", **at, "clock": clock, "ns": ns})
