@@ -90,6 +90,7 @@ def ranges(
     cache: dict[Any, Any] = {}
 
     def leaf(run: Run) -> None:
+        assert not run.stuck(), "somebody waits for ever"
         if asked(run.world) is None:
             return
         ends = []

@@ -110,6 +110,16 @@ def test_who_names_the_wall_clock_alone_leaves_boottime_timers_waiting():
             assert timer.fired_at_ns == other.fired_at_ns
 
 
+def test_an_interrupt_looks_at_the_clocks_anew_whoever_forgot_to_tell():
+    tk, cpu = guest()
+    timers = [Hrtimer(clock=clock, expires_ns=tk.read_ns(clock, 0) + 50 * SECOND) for clock in ("boottime", "realtime")]
+    for timer in (*timers, Hrtimer(expires_ns=103 * SECOND)):
+        cpu.enqueue(timer)
+    tk.inject_sleeptime64(seconds(1), 600 * SECOND)
+    run(tk, cpu, seconds(10))
+    assert [timer.fired_at_ns for timer in timers] == [103 * SECOND] * 2
+
+
 def test_a_jump_of_the_counter_fires_all_that_is_due_once_and_periods_are_counted():
     tk, cpu = guest()
     ticks = Ticks(due_ns=100 * SECOND + 4_000_000, period_ns=4_000_000)

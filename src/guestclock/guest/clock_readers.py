@@ -222,7 +222,12 @@ class Cpu(State):
     """What keeps actors of one CPU apart."""
 
     irqs_off = flag("its writer has interrupts off: no interrupt's reader runs")
+    in_irq = flag("an interrupt is being handled: what it interrupted stands")
     in_nmi = flag("an NMI is being handled: nothing else of this CPU goes on")
+
+    def goes_on(self) -> bool:
+        """Guard for what an interrupt or an NMI of this CPU stops."""
+        return not self.in_irq and not self.in_nmi
 
 
 class Lock(State):
@@ -247,7 +252,7 @@ async def write_section(
     read: the clocksource, by the writer. tick: timekeeping_advance(), which works on a copy first and opens the
     sequence only to publish it. sequence: false is a kernel whose writer leaves both sequences alone.
     """
-    await cp("writer: lock", until=lambda: not lock.held and not cpu.in_nmi)
+    await cp("writer: lock", until=lambda: not lock.held and cpu.goes_on())
     lock.held = cpu.irqs_off = True
     if not tick and sequence:
         await _step(cpu, "writer: seq odd")
@@ -269,14 +274,18 @@ async def write_section(
 
 
 async def _step(cpu: Cpu, label: str) -> None:
-    """A store's checkpoint: an NMI of this CPU comes first."""
-    await cp(label, until=lambda: not cpu.in_nmi)
+    """A store's checkpoint: what has interrupted this CPU comes first."""
+    await cp(label, until=cpu.goes_on)
 
 
 async def in_irq(cpu: Cpu, work: Callable[[], Awaitable[Any]]) -> Any:
     """Work in an interrupt of that CPU: never between a writer's stores."""
-    await cp("irq", until=lambda: not cpu.irqs_off and not cpu.in_nmi)
-    return await work()
+    await cp("irq", until=lambda: not cpu.irqs_off and cpu.goes_on())
+    cpu.in_irq = True
+    try:
+        return await work()
+    finally:
+        cpu.in_irq = False
 
 
 async def in_nmi(cpu: Cpu, work: Callable[[], Awaitable[Any]]) -> Any:
