@@ -9,7 +9,10 @@ import pytest
 
 from guestclock.errors import UserError
 from guestclock.lab import Lab
+from guestclock.lab.arch import ARM64, X86
+from guestclock.lab.arm64 import ODD_COUNTER_HZ
 from guestclock.lab.setup import setup
+from guestclock.linux import arch_sys_counter
 from tests.linux import real_hour
 from tests.linux.real_hour import PHASE, adjtimex, settime
 
@@ -28,13 +31,20 @@ CHANGES = {
 SECONDS = 90
 
 
-@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
-def test_a_real_kernels_clocks_are_predicted_reading_by_reading(kernel):
-    setup((kernel,))
-    lab = Lab(kernel, extra_cmdline="nohz=off", tsc_khz=real_hour.TSC_KHZ)
+@pytest.mark.parametrize(
+    ("kernel", "arch", "clock"),
+    [
+        ("6.1", X86, real_hour.TSC),
+        ("6.12", X86, real_hour.TSC),
+        ("6.12", ARM64, arch_sys_counter(ODD_COUNTER_HZ)),
+    ],
+)
+def test_a_real_kernels_clocks_are_predicted_reading_by_reading(kernel, arch, clock):
+    setup((kernel,), arch=arch)
+    lab = Lab(kernel, arch=arch.name, extra_cmdline="nohz=off", tsc_khz=real_hour.TSC_KHZ)
     steps = real_hour.steps(SECONDS, CHANGES, every_s=2, leap=range(0))
     lines = lab.run({"program": "clocks", "steps": steps})
-    host = real_hour.Kernel(lines)
+    host = real_hour.Kernel(lines, clock)
     judged = real_hour.judge(lines, host)
     assert judged.outside() == []
     assert judged.answers == []
@@ -44,7 +54,7 @@ def test_a_real_kernels_clocks_are_predicted_reading_by_reading(kernel):
     # Control: the same readings by a model whose first frequency is 1 ppm less.
     first = next(line for line in lines if line.get("adjtimex", {}).get("freq"))
     first["adjtimex"]["freq"] -= 1 << 16
-    assert real_hour.judge(lines).outside()
+    assert real_hour.judge(lines, real_hour.Kernel(lines, clock)).outside()
 
 
 def test_a_step_that_the_program_does_not_know():

@@ -14,12 +14,12 @@ import copy
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guestclock.linux import Timekeeper, Timex, clocksource
+from guestclock.linux import Clocksource, Timekeeper, Timex, clocksource
 from guestclock.linux.ntp import (
     ADJ_ESTERROR,
     ADJ_FREQUENCY,
@@ -41,8 +41,10 @@ from guestclock.linux.ticks import Ticks, cycles_at
 SECOND = 10**9
 TSC_KHZ = 1_023_457  # more than 1 % off what the kernel measures, or it would believe that instead
 HZ = 250
-LATE_CYCLES = 3000
-"""From a tick's due time to update_wall_time(), instructions and so cycles: an interrupt's way. 1000 to 4000 do."""
+TSC = clocksource("tsc", tsc_khz=TSC_KHZ)
+LATE_NS = 3000
+"""From a tick's due time to update_wall_time(), ns of virtual time, so instructions: an interrupt's way. 1000 to 4000
+do."""
 
 ANSWERS = ("offset", "freq", "maxerror", "esterror", "status", "constant", "tick", "tai")
 Line = dict[str, Any]
@@ -142,8 +144,7 @@ def readings(lines: Iterable[Line], *clocks: str) -> Iterator[Line]:
 class Kernel:
     """A timekeeper set as a real one stood at its first reading."""
 
-    def __init__(self, lines: list[Line], *, khz: int = TSC_KHZ, late_cycles: int = LATE_CYCLES) -> None:
-        clock = clocksource("tsc", tsc_khz=khz)
+    def __init__(self, lines: list[Line], clock: Clocksource = TSC) -> None:
         shift = clock.shift
         start = next(line["before"] for line in lines if "read" in line)
         first = lines[
@@ -167,7 +168,9 @@ class Kernel:
         tk.raw_snsec -= (tk.cycle_last - ticked) * tk.raw_mult
         tk.cycle_last = ticked
         self.tk = tk
-        self.ticks = Ticks(due_ns=lines[0]["tick_due_ns"], period_ns=SECOND // HZ, late_cycles=late_cycles)
+        self.ticks = Ticks(
+            due_ns=lines[0]["tick_due_ns"], period_ns=SECOND // HZ, late_cycles=LATE_NS * hertz(clock) // SECOND
+        )
 
     def shows(self, clock: str, cycles: int) -> int:
         self.ticks.until(self.tk, cycles)
@@ -197,10 +200,16 @@ def forwards(line: Line) -> bool:
     return "settime" in line or bool(line.get("adjtimex", {}).get("modes", 0) & ADJ_SETOFFSET)
 
 
-def judge(lines: list[Line], kernel: Kernel | None = None) -> Judged:
-    """Plays the hour on the model beside the real one."""
+def judge(
+    lines: list[Line], kernel: Kernel | None = None, told: Callable[[int, int, int], None] = lambda i, real, tai: None
+) -> Judged:
+    """Plays the hour on the model beside the real one.
+
+    told: by how many ns line i, or a tick before it, has stepped REALTIME and TAI.
+    """
     kernel = kernel or Kernel(lines)
     judged = Judged()
+    offsets = kernel.tk.offs_real_ns, kernel.tk.offs_tai_ns
     for i, line in enumerate(lines):
         if "read" in line:
             lo, hi = (kernel.shows(line["read"], line[end]) for end in ("before", "after"))
@@ -216,6 +225,10 @@ def judge(lines: list[Line], kernel: Kernel | None = None) -> Judged:
             differs = kernel.change(line, cycles)
             if differs:
                 judged.answers.append((line, differs))
+        now = kernel.tk.offs_real_ns, kernel.tk.offs_tai_ns
+        if now != offsets:
+            told(i, now[0] - offsets[0], now[1] - offsets[1])
+            offsets = now
     return judged
 
 
@@ -225,50 +238,53 @@ def instant(kernel: Kernel, line: Line, cycles: int, after: list[Line]) -> int:
     guess.change(line, cycles)
     coarse = next(readings(after, "monotonic_coarse"))
     off_ns = coarse["ns"] - guess.shows("monotonic_coarse", coarse["before"])
-    return off_ns * guess.tk.clock.freq // 10**6
+    return off_ns * hertz(guess.tk.clock) // SECOND
+
+
+def hertz(clock: Clocksource) -> int:
+    return clock.freq * clock.scale
 
 
 # ---- files
 
 
 def save(lines: list[Line], trace: Path, changes: Path) -> None:
-    """Readings as a recorded trace's columns (docs/traces.md); changes, which it has no columns for, as JSON."""
+    """Readings as a recorded trace's columns (docs/traces.md); changes, which it has no columns for, as JSON.
+
+    `set` rows say by how much a clock was stepped. A program that sets REALTIME to a value cannot know that; the model
+    can, and it says when the leap second was.
+    """
     columns = ["event", "seq", "c0", "c1", "clock", "value", "path", "ns", "ppm", "status", "maxerror_us", "offset_ns"]
+    steps: dict[int, tuple[int, int]] = {}
+    judge(lines, told=lambda i, real_ns, tai_ns: steps.update({i: (real_ns, tai_ns)}))
     with gzip.open(trace, "wt", newline="", compresslevel=9) as file:
-        header = {"vcpus": 1, "tsc_khz": TSC_KHZ, "clocksource": "tsc", "logs": "inject", "rate_ppm": 1500}
+        header = {"vcpus": 1, "tsc_khz": TSC_KHZ, "clocksource": "tsc", "logs": "inject set", "rate_ppm": 8000}
         file.writelines(f"# {key}: {value}\n" for key, value in header.items())
         rows = csv.DictWriter(file, columns, lineterminator="\n")
         rows.writeheader()
         kept: list[Line] = [lines[0]]
-        for seq, line in enumerate(lines[1:]):
-            at = {"seq": seq, "c0": line["before"], "c1": line["after"]}
-            if "read" in line:
-                if not line["read"].endswith("_coarse"):
-                    rows.writerow({**at, "clock": line["read"].upper(), "value": line["ns"], "path": line["by"]})
-                    continue
-            elif "adjtimex" in line:
+        for i, line in enumerate(lines[1:], 1):
+            at = {"seq": i, "c0": line["before"], "c1": line["after"]}
+            real_ns, tai_ns = steps.get(i, (0, 0))
+            if "read" in line and real_ns:  # a leap second, at some tick since the reading before
+                at = {"seq": i, "c0": lines[i - 1]["after"], "c1": line["before"]}
+            if real_ns:
+                rows.writerow({"event": "set", **at, "clock": "REALTIME", "ns": real_ns})
+            if tai_ns != real_ns:
+                rows.writerow({"event": "set", **at, "clock": "TAI", "ns": tai_ns - real_ns})
+            at = {"seq": i, "c0": line["before"], "c1": line["after"]}
+            if "read" in line and not line["read"].endswith("_coarse"):
+                rows.writerow({**at, "clock": line["read"].upper(), "value": line["ns"], "path": line["by"]})
+                continue
+            if "adjtimex" in line:
                 answer = line["answer"]
-                ppm = answer["freq"] / 65536
                 rows.writerow({
                     "event": "ntp", **at, "status": answer["status"], "maxerror_us": answer["maxerror"],
-                    "offset_ns": answer["offset"] * (1 if answer["status"] & STA_NANO else 1000), "ppm": ppm,
+                    "offset_ns": answer["offset"] * (1 if answer["status"] & STA_NANO else 1000),
+                    "ppm": answer["freq"] / 65536,
                 })  # fmt: skip
-            for clock, ns in stepped(line):
-                rows.writerow({"event": "set", **at, "clock": clock, "ns": ns})
-            kept.append({"seq": seq, **line})
+            kept.append({"seq": i, **line})
     changes.write_bytes(gzip.compress(json.dumps(kept, separators=(",", ":")).encode(), 9, mtime=0))
-
-
-def stepped(line: Line) -> list[tuple[str, int]]:
-    """Which clock a change moves by how much, as a trace's `set` rows say it."""
-    if "settime" in line:
-        return [("REALTIME", line["settime"])]
-    asked = line.get("adjtimex", {})
-    if asked.get("modes", 0) & ADJ_SETOFFSET:
-        return [("REALTIME", asked["time_ns"])]
-    if asked.get("modes", 0) & ADJ_TAI:
-        return [("TAI", asked["constant"] * SECOND)]
-    return []
 
 
 def load(trace: Path, changes: Path) -> list[Line]:

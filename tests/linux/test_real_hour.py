@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from tests.linux import real_hour
 
-from guestclock.linux import Timekeeper
+from guestclock.linux import Timekeeper, clocksource
 from guestclock.linux.ntp import Ntp
 
 HERE = Path(__file__).parent
 COARSE_NS = 6
-"""How far a coarse clock's reading may be off: its tick came up to 3 us sooner or later than LATE_CYCLES says, and the
+"""How far a coarse clock's reading may be off: its tick came up to 3 us sooner or later than LATE_NS says, and the
 multiplier changed by up to 1500 ppm there; and 1 ns, as where the tick before the first reading stood is not known."""
 
 
@@ -68,4 +68,4 @@ def test_a_model_that_does_one_thing_otherwise_is_told(lines, monkeypatch, owner
 @pytest.mark.parametrize("khz", [real_hour.TSC_KHZ + 1, real_hour.TSC_KHZ - 1])
 def test_a_rate_that_is_1_khz_off_is_told(lines, khz):
     with pytest.raises(AssertionError, match="not one line"):
-        real_hour.Kernel(first_minutes(lines), khz=khz)
+        real_hour.Kernel(first_minutes(lines), clocksource("tsc", tsc_khz=khz))

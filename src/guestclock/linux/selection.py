@@ -79,8 +79,8 @@ class ClocksourceWatchdog(State):
     ) -> str:
         """ "ok", "begun", "skipped" or "unstable". touched: clocksource_touch_watchdog(), as GUEST_STOPPED does.
 
-        An interval of more than a second by either clock is not judged (since 6.8 and stable kernels, "Long readout
-        interval"): so it is where a host's sleep shows in one of the two clocks, and not in the other.
+        An interval of more than a second by either clock is not judged ("Long readout interval", 6.1.192 too): so it
+        is where a host's sleep shows in one of the two clocks, and not in the other.
         """
         if self.unstable:
             return "unstable"
