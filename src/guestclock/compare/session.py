@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from guestclock.compare.aligned import Circumstances, HostCounter
+from guestclock.compare.author import Limits
 from guestclock.compare.judge import aligned, judge
-from guestclock.compare.programs import Limits, random_program
+from guestclock.compare.programs import random_program
 from guestclock.compare.shrink import shortest
 from guestclock.compare.tally import Tally
 from guestclock.compare.verdict import Verdict

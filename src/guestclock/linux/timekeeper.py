@@ -97,6 +97,10 @@ class Timekeeper(Accumulation):
             return self.raw_ns(cycles)
         return self.monotonic_ns(cycles) + self.offset_ns(clock)
 
+    def coarse_ns(self, clock: str) -> int:
+        """REALTIME_COARSE or MONOTONIC_COARSE for that clock: what it showed at the latest update, ns."""
+        return (self.mono_snsec >> self.clock.shift) + self.offset_ns(clock)
+
     def offset_ns(self, clock: str) -> int:
         """That clock - MONOTONIC, ns; raises KeyError for MONOTONIC_RAW, which is no such sum."""
         return {

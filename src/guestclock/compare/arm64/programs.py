@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from guestclock.abi.arm64 import ARM_SMCCC_VENDOR_HYP_KVM_PTP_FUNC_ID, KVM_PTP_PHYS_COUNTER, KVM_PTP_VIRT_COUNTER
-from guestclock.compare.programs import NS_PER_S, Author, Limits, Step, Verbs
+from guestclock.compare.author import NS_PER_S, Author, Limits, Step, Verbs
 
 EDGES = (0, 1, 2**63 - 1, 2**63, 2**64 - 1)
 TIMERS = ("virtual", "physical")

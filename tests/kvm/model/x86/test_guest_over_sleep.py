@@ -70,9 +70,10 @@ def guest(seen: Seen, source: str, since_tick_ns: int = 0) -> tuple[Timekeeper, 
 
 
 def shown(tk: Timekeeper, cycles: int) -> tuple[float, float, float]:
-    """(MONOTONIC, BOOTTIME, what REALTIME gained), s, to the millisecond; of a guest that ticked at its last instant."""
+    """(MONOTONIC, BOOTTIME, what REALTIME gained), s, to the millisecond; of a guest that had just ticked."""
     told = tk.monotonic_ns(cycles), tk.boottime_ns(cycles), tk.realtime_ns(cycles) - 10**18
-    return tuple(round(ns / S, 3) for ns in told)  # type: ignore[return-value]
+    monotonic, boottime, realtime = (round(ns / S, 3) for ns in told)
+    return monotonic, boottime, realtime
 
 
 def test_what_the_host_gains():
