@@ -7,6 +7,7 @@ from dataclasses import dataclass
 MODEL = ("tests/kvm/model/x86", "tests/kvm/model/test_patch.py")
 ARM64 = ("tests/kvm/model/arm64",)
 TIME = ("tests/linux", "tests/machine")
+FREEZE = ("tests/guest/test_freeze.py", "tests/checks/freeze")
 ORDERS = ("tests/explore/test_search.py",)
 FORMS = (
     "tests/arith/test_affine.py", "tests/explore/test_search.py", "tests/explore/test_traps.py",
@@ -53,6 +54,10 @@ def clocks(name: str, file: str, old: str, new: str) -> Mutant:
 
 def arm64(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"kvm/model/arm64/{file}.py", old, new, ARM64)
+
+
+def freeze(name: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, file, old, new, FREEZE)
 
 
 def matching(name: str, old: str, new: str) -> Mutant:
@@ -267,6 +272,7 @@ MUTANTS = [
     engine("section-row-dropped", "run", "        self.differences.at_most(self.nodes[symbol], self.nodes[event.start], self.bounds.section)\n", ""),
     engine("delay-row-dropped", "run", "        elif until is None:\n            at_most(node, since, limit)", "        elif until is None:\n            pass"),
     engine("timer-may-be-early", "run", "            at_most(last, node, -units)\n", ""),
+    engine("time-out-without-end", "run", "            at_most(node, last, limit + self.units(delay_ps))\n            since = -1\n", "            since = -1\n"),
     engine("first-cause-bounds-the-wait", "run", "            if len(latest) != 1:", "            if not latest:"),
     engine("closure-one-way", "times", "            np.minimum(d, through, out=d)\n", ""),
     engine("bounds-through-origin-too-short", "times", "best[x] = zero + horizon", "best[x] = zero + horizon // 2"),
@@ -289,4 +295,13 @@ MUTANTS = [
            "            if status == highspy.HighsModelStatus.kInfeasible and best is None:\n",
            "            if status != highspy.HighsModelStatus.kOptimal and best is None:\n"),
     engine("each-last-forgets-one", "leaf", "        for last in causes:\n", "        for last in causes[1:]:\n"),
+    # ---- the freeze protocol: the guest's part, and what is asked of its worlds
+    freeze("frozen-at-the-stop-of-nobody", "guest/freeze.py", "        tk.forward_now(record.stop_cycles)\n", "        tk.forward_now(tk.cycle_last)\n"),
+    freeze("abort-changes-the-counter", "guest/freeze.py", "    if record.status == MIGRATED:\n        tk.rebase", "    if record.status in (MIGRATED, SAME_HOST):\n        tk.rebase"),
+    freeze("downtime-for-monotonic-too", "guest/freeze.py", "    elif record.status == MIGRATED:\n        tk.mono_snsec", "    if record.status == MIGRATED:\n        tk.mono_snsec"),
+    freeze("abort-forgets-ntp", "guest/freeze.py", "moved = record.status == MIGRATED or rules.ntp_at_freeze", "moved = True"),
+    freeze("frequency-of-the-old-crystal", "guest/freeze.py", "            tk.ntp.time_freq = 0  #", "            tk.ntp.time_freq = tk.ntp.time_freq  #"),
+    freeze("two-hosts-are-not-counted", "checks/freeze/faults.py", "            self.outcome.split += 1\n", "            pass\n"),
+    freeze("the-dead-run-on", "checks/freeze/faults.py", "return sum(side.alive and (side.runs0", "return sum((side.runs0"),
+    freeze("reader-that-does-not-retry", "checks/freeze/clocks.py", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if line.seq == seq:\n", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if True:\n"),
 ]  # fmt: skip

@@ -607,9 +607,8 @@ class Run:
         elif until is None:
             at_most(node, since, limit)
         elif not actor.guard:
-            units = self.units(delay_ps)
-            at_most(last, node, -units)
-            at_most(node, last, limit + units)
+            at_most(last, node, -self.units(delay_ps))
+            at_most(node, last, limit + self.units(delay_ps))
             since = -1
         else:
             if delay_ps is not None:  # the time-out wakes it, whatever it waits for

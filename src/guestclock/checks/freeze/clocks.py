@@ -37,6 +37,7 @@ class Move:
     """What happens to the guest. continuous: the host makes the counter go on where it stopped; else it has any value.
 
     readers: of READERS, in turn. delay_ns: between two steps of the VMM's; guest_delay_ns: of the handler's.
+    away_ns: moving takes at most; life_ns: how long all of it lasts, besides.
 
     source_ratio, target_ratio: by what a hypervisor below scales the TSC of what is the host here, 2^48ths: the guest
     is an L2, its host an L1. sleep_ns: the host that has the image sleeps so long; reset: its TSC does not count
@@ -52,6 +53,7 @@ class Move:
     delay_ns: int = MILLISECOND
     guest_delay_ns: int = 10_000
     away_ns: int = 2 * SECOND
+    life_ns: int = 5 * SECOND
     source_ratio: int = ONE
     target_ratio: int = ONE
     sleep_ns: int = 0
@@ -74,7 +76,7 @@ class Move:
         def units(ns: int) -> int:
             return ns * self.source_khz // MILLISECOND
 
-        horizon = units(5 * SECOND + 2 * self.away_ns + 2 * self.sleep_ns)
+        horizon = units(self.life_ns + 2 * self.away_ns + 2 * self.sleep_ns)
         delays = (("V0", units(self.guest_delay_ns)), ("reader", horizon))
         return Bounds(
             horizon=horizon,

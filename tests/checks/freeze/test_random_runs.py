@@ -1,0 +1,65 @@
+"""Random runs with integers, which owe nothing to the explorer: none is worse than what it says."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from guestclock.checks.checker import OrderChecker
+from guestclock.checks.freeze import clocks, faults
+from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
+from guestclock.checks.freeze.clocks import Move
+from guestclock.checks.freeze.faults import BOUNDS, Faults
+from guestclock.checks.freeze.protocol import Protocol
+from guestclock.checks.freeze.thread import GATE, GOING_ON, HALTED, WRITTEN_V0_FIRST
+from tests.explore.integers import IntegerWorld, OutOfBounds
+
+RUNS = 1000
+
+
+def steps_back(protocol: Protocol, move: Move) -> list[int]:
+    """How far MONOTONIC stepped back in each run that came to its end, ns; negative: it went on."""
+    found = []
+    for seed in range(RUNS):
+        try:
+            outcome = IntegerWorld(clocks.build(protocol, move), move.bounds, Random(seed)).run()
+        except OutOfBounds:
+            continue
+        if len(outcome.readings) == 2:
+            found.append(outcome.readings[0].ns - outcome.readings[1].ns)
+    assert len(found) > RUNS // 2
+    return found
+
+
+@pytest.mark.parametrize("readers", [("vdso", "vdso"), ("vdso", "nmi"), ("fast", "syscall")])
+@pytest.mark.parametrize(("protocol", "continuous"), [(GATE, False), (HALTED, False), (GOING_ON, True)])
+def test_no_random_run_of_a_corrected_design_steps_back(protocol: Protocol, continuous: bool, readers: tuple[str, str]):
+    back = steps_back(protocol, Move(readers=readers, continuous=continuous))
+    assert max(back) <= 0
+    assert min(back) < -1_000_000  # time passes in them
+
+
+def test_random_runs_as_written_step_back_by_no_more_than_was_proved():
+    move = Move(life_ns=5_000_000, away_ns=1_000_000, delay_ns=2_000_000)  # so that readers often meet the gap
+    checker = OrderChecker(clocks.build(WRITTEN_V0_FIRST, move), move.bounds, CLOCK_QUESTIONS[:1], "as written")
+    checker.search.run(lambda run: checker.look(run, checker.search.trail()))
+    proved = checker.tell.worst["never-back"].upper
+    assert 1_500_000 < max(steps_back(WRITTEN_V0_FIRST, move)) <= proved
+
+
+@pytest.mark.parametrize("what", [Faults(), Faults(target_dies=True), Faults(lost=("commit",)), Faults(twice=True)])
+def test_no_random_run_with_faults_leaves_two_owners_or_none(what: Faults):
+    reached: set[str] = set()
+    ended = 0
+    for seed in range(RUNS):
+        try:
+            outcome = IntegerWorld(faults.build(GATE, what), BOUNDS, Random(seed)).run()
+        except OutOfBounds:
+            continue
+        ended += 1
+        reached |= outcome.reached
+        assert (outcome.executing, outcome.split, outcome.standstill, outcome.torn) == (1, 0, 0, 0), seed
+    assert ended > RUNS // 2
+    assert "goes on here" in reached
+    assert "moved" in reached or what.target_dies  # it seldom lives that long
