@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -63,3 +64,18 @@ def test_no_random_run_with_faults_leaves_two_owners_or_none(what: Faults):
     assert ended > RUNS // 2
     assert "goes on here" in reached
     assert "moved" in reached or what.target_dies  # it seldom lives that long
+
+
+def test_random_runs_without_a_fence_run_on_two_hosts_at_once():
+    """The moment itself, and not only that two are left in the end."""
+    ended = []
+    for seed in range(RUNS):
+        try:
+            run = IntegerWorld(
+                faults.build(replace(GATE, fences=False), Faults(gone=("running",))), BOUNDS, Random(seed)
+            )
+            ended.append(run.run())
+        except OutOfBounds:
+            continue
+    assert any(outcome.split for outcome in ended)
+    assert all(outcome.split or outcome.executing == 1 for outcome in ended)

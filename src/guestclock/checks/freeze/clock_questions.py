@@ -19,7 +19,7 @@ def _two(outcome: Outcome) -> tuple[Reading, Reading] | None:
 
 def _ask(sense: str, unit: str, id_: str, value: Any, *readings: Reading, tolerance: int = 0) -> Ask:
     """What these readings show, a number or a form that the run has already made."""
-    numbers = tuple(reading.number for reading in readings)
+    numbers = tuple(dict.fromkeys(number for r in readings for number in (r.number, r.returned)))
     return Ask(sense, unit, _who(*readings), id_, numbers, (), (), lambda _: value, tolerance=tolerance)
 
 
@@ -36,9 +36,9 @@ def never_back(outcome: Any) -> Iterator[Ask]:
 
 
 def one_epoch(outcome: Any) -> Iterator[Ask]:
-    """S2, the one rule: each reading is of a counter and factors of one epoch."""
+    """S2, the one rule: each reading is of a counter and factors of one epoch, and of the one in which it is given."""
     for r in outcome.readings:
-        mixed = outcome.move.status == MIGRATED and r.site != r.epoch and not r.halted
+        mixed = (outcome.move.status == MIGRATED and r.site != r.epoch and not r.halted) or r.late
         yield _ask("of one host's counter by another's factors", "reading", f"mixed {r.index}", int(mixed), r)
 
 

@@ -138,10 +138,11 @@ class Vm(State):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader was given. number: the step in which it read the counter.
+    """What a reader was given. number: the step in which it read the counter; returned: in which it was given.
 
-    epoch: whose factors; site: whose counter. halted: of a fast timekeeper that stands still. frozen: it was handed out
-    after freeze() and before the end of unfreeze(); moved: and after the stop.
+    epoch: whose factors; site: whose counter. halted: of a fast timekeeper that stands still. frozen: of the old epoch,
+    it was handed out after freeze() and before the end of unfreeze(); moved: and after the stop.
+    late: it was handed out when another epoch had begun.
     """
 
     index: int
@@ -156,6 +157,8 @@ class Reading:
     halted: bool
     frozen: bool
     moved: bool
+    returned: int
+    late: bool = False
 
 
 @dataclass
@@ -329,7 +332,7 @@ class _World:
             await cp(f"{kind} returns", until=lambda: vm.runs1)
             if line.seq == seq:
                 break
-        self._took(reading)
+        self._took(reading, line)
 
     async def _nmi(self, index: int) -> None:
         vm, line = self.vm, self.fast
@@ -343,7 +346,7 @@ class _World:
             if line.seq == seq:
                 break
         vm.nmi_active = False
-        self._took(reading)
+        self._took(reading, line)
 
     def _look(self, index: int, kind: str, line: Line, vcpu: int) -> dict[str, Any]:
         cycles, ps = self.tsc(vcpu)
@@ -354,9 +357,13 @@ class _World:
             "site": self.vm.site, "halted": line.halted,
         }  # fmt: skip
 
-    def _took(self, reading: dict[str, Any]) -> None:
+    def _took(self, reading: dict[str, Any], line: Line) -> None:
         vm = self.vm
-        taken = Reading(**reading, frozen=vm.frozen, moved=vm.frozen and not vm.runs1 and vm.exited)
+        old = vm.frozen and reading["epoch"] == 0  # what the new epoch says is right as soon as it can be read
+        taken = Reading(
+            **reading, frozen=old, moved=old and not vm.runs1 and vm.exited, returned=len(self.world.events),
+            late=reading["epoch"] != line.epoch,
+        )  # fmt: skip
         self.outcome.readings.append(taken)
         self.outcome.reached.add(f"{taken.kind} in epoch {taken.epoch}")
         if taken.frozen:

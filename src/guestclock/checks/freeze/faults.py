@@ -62,7 +62,7 @@ class Image(State):
 class Side(State):
     """One host, as the guest sees it."""
 
-    alive = flag("it is on", True)
+    alive = flag("it is on; one that is off lets nobody run", True)
     runs0 = flag("V0 may be in guest mode")
     runs1 = flag("V1 may")
     kicked = flag("V1 shall leave guest mode")
@@ -111,7 +111,7 @@ class Outcome:
     @property
     def executing(self) -> int:
         """How many hosts let the guest run, now."""
-        return sum(side.alive and (side.runs0 or side.runs1) for side in self.sides)
+        return sum(side.runs0 or side.runs1 for side in self.sides)
 
     @property
     def standstill(self) -> int | None:
@@ -181,7 +181,7 @@ class _World:
     def enters(self, which: int, *, both: bool = False) -> None:
         """A host lets the guest run."""
         side, other = self.sides[which], self.sides[1 - which]
-        if other.alive and (other.runs0 or other.runs1):
+        if other.runs0 or other.runs1:
             self.outcome.split += 1
         side.runs0 = True
         side.runs1 = side.runs1 or both

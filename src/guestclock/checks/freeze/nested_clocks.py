@@ -190,15 +190,16 @@ class _World:
         for index in range(2):
             while True:
                 await cp("vdso reads", until=lambda: self.goes(2, 1))
-                seq, (cycles, ps) = line.seq, self.tsc(2)
-                ns = line.ns(cycles)
-                reading = Reading(
-                    index, "vdso", len(self.world.events), ns, ns + line.offs_boot_ns, cycles, ps, line.epoch, vm.site,
-                    False, l2.frozen, self.l1.frozen,
-                )  # fmt: skip
+                seq, number, (cycles, ps) = line.seq, len(self.world.events), self.tsc(2)
+                ns, boottime_ns, epoch, site = line.ns(cycles), line.ns(cycles) + line.offs_boot_ns, line.epoch, vm.site
+                frozen = l2.frozen, self.l1.frozen
                 await cp("vdso returns", until=lambda: self.goes(2, 1))
                 if line.seq == seq:
                     break
+            returned = len(self.world.events)
+            reading = Reading(
+                index, "vdso", number, ns, boottime_ns, cycles, ps, epoch, site, False, *frozen, returned
+            )  # fmt: skip
             self.outcome.readings.append(reading)
             self.outcome.reached.add(f"vdso in epoch {reading.epoch}")
         self.outcome.finished = True

@@ -115,14 +115,13 @@ class _World:
         for index in range(2):
             while True:
                 await cp("page reads", until=lambda: vm.runs1)
-                seq, (cycles, ps) = page.seq, self.tsc()
-                ns = page.ns(cycles)
-                reading = Reading(
-                    index, "page", len(self.world.events), ns, ns, cycles, ps, page.epoch, vm.site, False, False, False
-                )  # fmt: skip
+                seq, number, (cycles, ps) = page.seq, len(self.world.events), self.tsc()
+                ns, epoch, site = page.ns(cycles), page.epoch, vm.site
                 await cp("page returns", until=lambda: vm.runs1)
                 if page.seq == seq:
                     break
+            returned = len(self.world.events)
+            reading = Reading(index, "page", number, ns, ns, cycles, ps, epoch, site, False, False, False, returned)
             self.outcome.readings.append(reading)
             self.outcome.reached.add(f"page in epoch {reading.epoch}")
         self.outcome.finished = True
