@@ -22,7 +22,7 @@ from guestclock.guest.freeze import (
     reconfigure,
     unfreeze,
 )
-from guestclock.linux import Timekeeper, Timex, clocksource
+from guestclock.linux import Ntp, Timekeeper, Timex, clocksource
 from guestclock.linux.image import broken, image
 from guestclock.linux.ntp import ADJ_FREQUENCY, STA_UNSYNC
 
@@ -193,6 +193,25 @@ def test_an_abort_is_the_identity():
             assert [tk.read_ns(c, cycles) for c in ("monotonic", "realtime", "boottime", "monotonic_raw")] == [
                 twin.read_ns(c, cycles) for c in ("monotonic", "realtime", "boottime", "monotonic_raw")
             ]
+
+
+def test_a_frozen_image_is_valid_anywhere_and_as_often_as_it_is_restored():
+    """Saved in FROZEN, restored a day later on one host and a month later on another: each goes on from the stop."""
+    tk = guest(2_400_000)
+    at, stop = 10**12 + 500, 10**12 + 900
+    freeze(tk, at)
+    last_read, boottime = tk.monotonic_ns(stop), tk.boottime_ns(stop)
+    for khz, back, days in ((2_596_122, 77, 1), (2_900_001, 10**14, 30)):
+        copy = Timekeeper(**{name: getattr(tk, name) for name in tk.fields})
+        copy.ntp = Ntp(**{name: getattr(tk.ntp, name) for name in tk.ntp.fields})
+        record = Record(
+            epoch=1, status=MIGRATED, clock=clocksource("tsc", tsc_khz=khz), stop_cycles=stop,
+            downtime_ns=days * 86_400 * SECOND, as_of_cycles=back,
+        )  # fmt: skip
+        reconfigure(copy, record, back)
+        unfreeze(copy, record, back)
+        assert (copy.monotonic_ns(back), copy.boottime_ns(back)) == (last_read, boottime + days * 86_400 * SECOND)
+    assert tk.monotonic_ns(stop) == last_read
 
 
 def test_ntp_is_forgotten_only_by_a_guest_that_moved():
