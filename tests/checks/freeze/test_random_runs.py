@@ -16,20 +16,20 @@ from guestclock.checks.freeze.protocol import Protocol
 from guestclock.checks.freeze.thread import GATE, GOING_ON, HALTED, WRITTEN_V0_FIRST
 from tests.explore.integers import IntegerWorld, OutOfBounds
 
-RUNS = 1000
+RUNS = 400
 
 
-def steps_back(protocol: Protocol, move: Move) -> list[int]:
+def steps_back(protocol: Protocol, move: Move, runs: int = RUNS) -> list[int]:
     """How far MONOTONIC stepped back in each run that came to its end, ns; negative: it went on."""
     found = []
-    for seed in range(RUNS):
+    for seed in range(runs):
         try:
             outcome = IntegerWorld(clocks.build(protocol, move), move.bounds, Random(seed)).run()
         except OutOfBounds:
             continue
         if len(outcome.readings) == 2:
             found.append(outcome.readings[0].ns - outcome.readings[1].ns)
-    assert len(found) > RUNS // 2
+    assert len(found) > runs // 2
     return found
 
 
@@ -46,7 +46,7 @@ def test_random_runs_as_written_step_back_by_no_more_than_was_proved():
     checker = OrderChecker(clocks.build(WRITTEN_V0_FIRST, move), move.bounds, CLOCK_QUESTIONS[:1], "as written")
     checker.search.run(lambda run: checker.look(run, checker.search.trail()))
     proved = checker.tell.worst["never-back"].upper
-    assert 1_500_000 < max(steps_back(WRITTEN_V0_FIRST, move)) <= proved
+    assert 1_500_000 < max(steps_back(WRITTEN_V0_FIRST, move, 1000)) <= proved
 
 
 @pytest.mark.parametrize("what", [Faults(), Faults(target_dies=True), Faults(lost=("commit",)), Faults(twice=True)])

@@ -2,8 +2,9 @@
 
 Nothing fails here (that is `checks.freeze.faults`). Actors: the VMM, the vCPU that runs the handler (V0), and one
 reader that takes two readings one after the other: on V1 in task context, or in an NMI on V0. The timekeeper is the
-guest's own (`guest.freeze`), on forms as on ints. No tick comes between the readings: it keeps MONOTONIC where it is
-(tests/linux), so that it would only change a multiplier.
+guest's own (`guest.freeze`), on forms as on ints. Of a tick only this is here, where a move asks for one (`tick_step`):
+at any time V1 takes the lock, brings the time forward and changes the multiplier, as NTP has it. That is what a tick
+does to readers: it keeps MONOTONIC where it is (tests/linux).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Move:
     """What happens to the guest. continuous: the host makes the counter go on where it stopped; else it has any value.
 
     readers: of READERS, in turn. delay_ns: between two steps of the VMM's; guest_delay_ns: of the handler's.
-    away_ns: moving takes at most; life_ns: how long all of it lasts, besides.
+    away_ns: moving takes at most; life_ns: how long all of it lasts, besides. tick_step: what a tick adds to mult.
 
     source_ratio, target_ratio: by what a hypervisor below scales the TSC of what is the host here, 2^48ths: the guest
     is an L2, its host an L1. sleep_ns: the host that has the image sleeps so long; reset: its TSC does not count
@@ -54,6 +55,7 @@ class Move:
     guest_delay_ns: int = 10_000
     away_ns: int = 2 * SECOND
     life_ns: int = 5 * SECOND
+    tick_step: int = 0
     source_ratio: int = ONE
     target_ratio: int = ONE
     sleep_ns: int = 0
@@ -77,7 +79,7 @@ class Move:
             return ns * self.source_khz // MILLISECOND
 
         horizon = units(self.life_ns + 2 * self.away_ns + 2 * self.sleep_ns)
-        delays = (("V0", units(self.guest_delay_ns)), ("reader", horizon))
+        delays = (("V0", units(self.guest_delay_ns)), ("tick", horizon), ("reader", horizon))
         return Bounds(
             horizon=horizon,
             delay=units(self.delay_ns),
@@ -126,6 +128,7 @@ class Vm(State):
     nmi_pending = flag("one was sent and is not handled yet")
     nmi_active = flag("its handler runs")
     irq = flag("the freeze interrupt is pending")
+    lock = flag("timekeeper_lock is held")
     frozen = flag("from the end of freeze() to that of unfreeze()")
     exited = flag("V0 has told that it is frozen")
     stop_cycles = integer("what the host takes for the last value of the counter that anybody has seen")
@@ -201,12 +204,14 @@ class _World:
         for line in lines:
             line.store(self.tk, 0)
         self.record = Record()
-        self.outcome = Outcome(world, protocol, move, vm)
+        self.outcome = Outcome(world, protocol, move, vm, contracts=set() if move.tick_step else {NO_TICK})
         vm.offset0 = vm.offset1 = BEGUN_CYCLES
         self.any_tsc = world.unknown("the other TSC", 0, MOST_CYCLES)
         world.spawn("VMM", self.vmm())
         world.spawn("V0", self.handler())
         world.spawn("reader", self.reader())
+        if move.tick_step:
+            world.spawn("tick", self.tick())
 
     def tsc(self, vcpu: int) -> tuple[Any, Any]:
         """(the guest's counter, true time in ps) on a vCPU, now."""
@@ -285,7 +290,8 @@ class _World:
 
     async def handler(self) -> None:
         vm, tk, protocol, record = self.vm, self.tk, self.protocol, self.record
-        await cp("4 sequence odd", until=lambda: vm.irq)
+        await cp("4 sequence odd", until=lambda: vm.irq and not vm.lock)
+        vm.lock = True
         self.kernel.seq += 1
         await cp("4 frozen")
         vm.frozen = True
@@ -310,7 +316,26 @@ class _World:
         await cp("10 sequence even")
         self.kernel.store(tk, 1)
         self.kernel.seq += 1
-        vm.frozen, vm.thawed = False, True
+        vm.lock = vm.frozen = False
+        vm.thawed = True
+
+    async def tick(self) -> None:
+        vm, tk, kernel = self.vm, self.tk, self.kernel
+        await cp("takes the lock", until=lambda: vm.runs1 and not vm.lock)
+        vm.lock = True
+        kernel.seq += 1
+        await cp("changes mult", until=lambda: vm.runs1)
+        cycles, _ = self.tsc(1)
+        tk.forward_now(cycles)
+        tk.mono_mult += self.move.tick_step
+        epoch = 1 if vm.thawed else 0
+        self._publish(self.vdso, epoch)
+        self._publish(self.fast, epoch)
+        await cp("sequence even", until=lambda: vm.runs1)
+        kernel.store(tk, epoch)
+        kernel.seq += 1
+        vm.lock = False
+        self.outcome.reached.add(f"a tick in epoch {epoch}")
 
     def _publish(self, line: Line, epoch: int, odd: bool = False) -> None:
         """A section of its own, complete in itself; odd: of two, of which this one is left open or closes the other."""

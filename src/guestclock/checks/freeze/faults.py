@@ -31,7 +31,7 @@ MESSAGES = ("interrupt", "exit", "image", "loaded", "commit", "running")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
     """lost: messages that get lost the first time; gone: every time. twice: the interrupt comes twice. target_dies: at
-    any moment from the image's arrival until it has told that the guest runs. hangs: V0 stops for ever, at any moment.
+    any moment from step 2 until it has told that the guest runs. hangs: V0 stops for ever, at any moment.
     nmi_stays: one is handled for ever. v1_stays: V1 never leaves guest mode. unfit: the target's frequency is one that
     the guest refuses.
     """
@@ -408,7 +408,7 @@ class _World:
 
     async def dies(self) -> None:
         b, there = self.b, self.sides[1]
-        await cp("the target's power fails", until=lambda: b.image > 0 and b.running == 0)
+        await cp("the target's power fails", until=lambda: b.request > 0 and b.running == 0)
         there.alive = there.runs0 = there.runs1 = False
         self.outcome.reached.add("the target died")
 

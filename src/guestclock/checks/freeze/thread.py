@@ -87,6 +87,8 @@ def clock_cases(
             f"from {usual.source_khz} to {usual.target_khz} kHz, a reading by {readers[0]}, then one by {readers[1]}"
         )
         asked["-then-".join(readers)] = about, replace(usual, readers=readers)
+    for name, step in (("a-tick-faster", 700), ("a-tick-slower", -700)) if protocol.rules.closes else ():
+        asked[name] = "a tick, at any time, that changes mult by 100 ppm", replace(usual, tick_step=step)
     asked["downtime-runs"] = "MONOTONIC counts the downtime", replace(usual, policy=RUN)
     for policy in (STOP, RUN):
         here = Move(target_khz=usual.source_khz, status=SAME_HOST, policy=policy)
@@ -98,6 +100,8 @@ def _moved(name: str, about: str, protocol: Protocol, move: Move) -> Case:
     # A vDSO that is open until the stop is no fault where what it says until then is counted.
     closes = protocol.rules.closes and protocol.stop_of_all and not protocol.blocks_vdso
     invariants = tuple(q.name for q in CLOCK_QUESTIONS if not (closes and q.name == "getters-blocked"))
+    if move.tick_step:  # what is to be gained is not known by the nominal factors then
+        invariants = ("never-back", "one-epoch", "none-while-moved")
     return Case(
         name=name, about=about, build=clocks.build(protocol, move), bounds=move.bounds, invariants=invariants,
         must=(f"{move.readers[0]} in epoch 0", f"{move.readers[1]} in epoch 1"),
