@@ -141,14 +141,14 @@ def agree(
     """
     import sys
 
-    from guestclock.judges import DEFAULTS, WINDOW, judge_scenario, judge_window
+    from guestclock.judges import WINDOW, defaults, judge_scenario, judge_window
     from guestclock.report import agree as report
     from guestclock.runs.on import parse_on
     from guestclock.scenario import load
 
     on = parse_on(f"lab:{where}")
     host = _arch_of(arch, on.cpu)
-    asked = names or list(DEFAULTS[host])
+    asked = names or defaults(host, on.lab)
     scenarios = [load(name) for name in asked if name != WINDOW]
     for scenario in scenarios:
         if scenario.arch != host:
