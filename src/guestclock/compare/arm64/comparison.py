@@ -26,6 +26,12 @@ Group = tuple[Event, list[Event]]
 FROM_THE_FIRST = (0, 0)
 """Of a physical counter that nobody has moved: it is the host's."""
 
+PUT_AND_LOAD = [
+    "kvm_get_timer_map", "kvm_timer_save_state", "kvm_timer_save_state",
+    "kvm_get_timer_map", "kvm_timer_restore_state", "kvm_timer_restore_state",
+]  # fmt: skip
+"""What a vCPU says that loses its CPU and gets it back."""
+
 MOVES = ("CreateVcpu", "SetCounterOffset", "SetOneReg", "SetVcpuAttr")
 """Operations after which an offset may be another."""
 
@@ -126,7 +132,8 @@ class Arm64Comparison(Comparison):
     # ---- tracepoints
 
     def grouped_real(self) -> Iterator[Group]:
-        return self.telling(super().grouped_real())
+        for operation, points in self.telling(super().grouped_real()):
+            yield operation, _loaded_once(points) if operation.name == "Run" else points
 
     def grouped_model(self) -> Iterator[Group]:
         return self.telling(super().grouped_model())
@@ -155,3 +162,13 @@ class Arm64Comparison(Comparison):
             yield operation, told
             if operation.name == "Kick":
                 spinning.discard(operation.vcpu)
+
+
+def _loaded_once(points: list[Event]) -> list[Event]:
+    """Without the put and the load in between: the host's scheduler gave the CPU to another thread for a moment."""
+    names = [point.name for point in points]
+    for n in range(len(points)):
+        away = n + len(PUT_AND_LOAD)
+        if names[n:away] == PUT_AND_LOAD and {point.vcpu for point in points[n:away]} == {points[n].vcpu}:
+            return points[:n] + _loaded_once(points[away:])
+    return points
