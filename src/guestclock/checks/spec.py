@@ -14,7 +14,8 @@ class Site:
 
     kernel: whose KVM it has, where that is not the spec's. khz: the rate of its counter (TSC, arm64's system counter).
     true_hz: the real one as "numerator/denominator", empty: khz exactly. uptime_ns: at the start. skew_ns: its REALTIME
-    is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
+    is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower. rtc_off_ns: its RTC is
+    within this of REALTIME, and its grain.
     """
 
     kernel: str = ""
@@ -27,6 +28,7 @@ class Site:
     ecv: bool = False
     skew_ns: int = 0
     slew_ppm: int = 500
+    rtc_off_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """x86: the values of the host's TSC at which a real kernel read its clocks, as far as a trace gives them away.
 
 Two tracepoints do: an offset that was computed from a written value tells the TSC read behind it, and a page's
-tsc_timestamp that of its snapshot. Answers do: KVM_GET_CLOCK says its own instant, and by the line that it is on what
-KVM_SET_CLOCK did before it; a guest's TSC that was read is the host's and an offset.
+tsc_timestamp that of its snapshot. Answers do: KVM_GET_CLOCK says its own instant, and by the line that it is on when
+the VM was made, and what KVM_SET_CLOCK did before it; a guest's TSC that was read is the host's and an offset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOVES_A_CLOCK = ("Wait", "SetClock", "SetClocksource", "HostSleep", "StepRealtim
 
 def values(real: Trace, counter: HostCounter) -> list[int]:
     """All of them, ascending; one that lies in no operation's sandwich means nothing."""
-    told = {*_by_tracepoints(real), *_by_reads(real), *_by_the_wall_clock(real)}
+    told = {*_by_tracepoints(real), *_by_reads(real), *_by_the_wall_clock(real), *_creations(real, counter)}
     told |= {first for _, first, _ in _set_clocks(real, counter) if first is not None}
     return sorted(told)
 
@@ -90,7 +90,7 @@ def _set_clocks(real: Trace, counter: HostCounter) -> Iterator[tuple[Event, int 
         if event.name != "SetClock" or "error" in event.data:
             continue
         shown = _next_get_clock(entries[index + 1 :], event.data["op"]["vm"])
-        if shown is None:
+        if shown is None or not _exact(shown):
             continue
         asked, told = event.data["op"], shown.data["result"]
         first, last = counter.at(event.start_ps), counter.at(event.end_ps)
@@ -105,13 +105,26 @@ def _set_clocks(real: Trace, counter: HostCounter) -> Iterator[tuple[Event, int 
             yield event, snapshot, None
 
 
+def _creations(real: Trace, counter: HostCounter) -> Iterator[int]:
+    """When a VM's kvmclock was 0, by its first KVM_GET_CLOCK, soon after; as near as that tells its own instant."""
+    entries = operations(real)
+    for index, event in enumerate(entries):
+        if event.name == "CreateVm" and "result" in event.data:
+            shown = _next_get_clock(entries[index + 1 :], event.data["result"])
+            if shown is not None:
+                told = shown.data["result"]
+                middle = (counter.at(shown.start_ps) + counter.at(shown.end_ps)) // 2
+                at = told["host_tsc"] if _exact(shown) else middle
+                yield u64(at - told["clock_ns"] * real.meta["tsc_khz"] // 10**6)
+
+
 def _next_get_clock(entries: list[Event], vm: int) -> Event | None:
     """The next one on this VM, while nothing has moved its clock since."""
     for event in entries:
         if event.name in MOVES_A_CLOCK:
             return None
         if event.name == "GetClock" and event.data["op"]["vm"] == vm:
-            return event if _exact(event) else None
+            return event if "result" in event.data else None
     return None
 
 
