@@ -86,6 +86,9 @@ class Explored(Machine):
     def adjust_frequency(self, ppb: int) -> None:
         raise UserError("check: the host's frequency is already any within its slew; leave 'adjust-frequency' out")
 
+    def _writers_cycles(self) -> int:
+        raise UserError("check: a host whose clocks are set is not explored; use 'guestclock run'")
+
     async def sleep(self, ns: int, tsc: str = "running", kind: str = "s3") -> None:
         if tsc != "running":
             raise UserError("check: a sleep in which the counter stops is not explored; use 'guestclock run'")

@@ -92,8 +92,10 @@ def run(program: dict[str, Any], emit: Emit) -> None:
         emit(importlib.import_module("guestclock.inspect").classify().as_json())
     elif name == "bench":
         importlib.import_module("guestclock.kvm.device.bench").run_bench(program, emit)
+    elif name == "clocks":
+        importlib.import_module("guestclock.lab.inside_clocks").run_clocks(program, emit)
     else:
-        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, half, probe, script, steps)")
+        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, clocks, half, probe, script, steps)")
 
 
 def _own() -> Any:
