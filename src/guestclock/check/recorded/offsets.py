@@ -1,0 +1,286 @@
+"""I4, I5, I13: BOOTTIME, REALTIME and TAI are MONOTONIC and an offset, which moves by what was injected or set.
+
+Of a reading between two of MONOTONIC on its vCPU the offset lies between its distances to them, whatever the rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from guestclock.check.recorded.block import Block, Ints, grouped, joined
+from guestclock.check.recorded.checking import Check, Finding
+from guestclock.check.recorded.columns import BOOTTIME, CLOCKS, FAST, MONOTONIC, REALTIME, TAI, Event
+from guestclock.check.recorded.header import NS_PER_S, Header
+
+I64 = np.iinfo(np.int64)
+KEPT = 1 << 12
+
+
+@dataclass
+class Bracketed:
+    """Readings of one clock on one vCPU between two of MONOTONIC: the offset is in low..high. before: the first."""
+
+    block: Block
+    vcpu: int
+    clock: int
+    rows: Ints
+    low: Ints
+    high: Ints
+    before: Ints
+
+
+class Brackets:
+    """Finds them, also across the ends of blocks."""
+
+    def __init__(self) -> None:
+        self.tails: dict[tuple[int, int], Block] = {}
+
+    def of(self, block: Block) -> Iterator[Bracketed]:
+        for (vcpu, context), whole in self._with_tails(block):
+            slow = np.flatnonzero(whole.path != FAST)
+            marks = slow[whole.clock[slow] == MONOTONIC]
+            if not len(marks):
+                continue
+            for clock in (BOOTTIME, REALTIME, TAI):
+                rows = slow[whole.clock[slow] == clock]
+                after = np.searchsorted(marks, rows)
+                inside = (after > 0) & (after < len(marks))
+                if inside.any():
+                    rows, after = rows[inside], after[inside]
+                    before = whole.value[marks[after - 1]]
+                    value = whole.value[rows]
+                    yield Bracketed(whole, vcpu, clock, rows, value - whole.value[marks[after]], value - before, before)
+            self.tails[vcpu, context] = whole.take(slice(max(int(marks[-1]), len(whole) - KEPT), None))
+
+    def _with_tails(self, block: Block) -> Iterator[tuple[tuple[int, int], Block]]:
+        for key, rows in grouped(block.vcpu * 4 + block.context):
+            ours = block.take(rows)
+            place = (key // 4, key % 4)
+            tail = self.tails.pop(place, None)
+            if tail is not None:
+                keys = [(np.full(len(b), i), np.zeros(0, np.int64)) for i, b in enumerate((tail, ours))]
+                ours = joined([tail, ours], keys)
+            self.tails[place] = ours.take(slice(max(0, len(ours) - KEPT), None))
+            yield place, ours
+
+    def forget(self) -> None:
+        self.tails.clear()
+
+
+@dataclass
+class Steps:
+    """An offset's history: the sums it may have, and where its start lies, as far as all readings together tell."""
+
+    sums: list[int] = field(default_factory=lambda: [0])
+    low: int = int(I64.min)
+    high: int = int(I64.max)
+    place: dict[int, int] = field(default_factory=dict)
+    """By vCPU: how many steps it has shown."""
+    unlogged: int = 0
+
+    def rebase(self, low: int, high: int, vcpu: int) -> None:
+        """What was found is taken for right from here on: one wrong step is one finding."""
+        self.place = dict.fromkeys(self.place, len(self.sums) - 1)
+        self.place[vcpu] = len(self.sums) - 1
+        self.low, self.high = low - self.sums[-1], high - self.sums[-1]
+
+
+class Offsets(Check):
+    number, name = 4, "offsets"
+    about = "BOOTTIME − MONOTONIC and REALTIME − MONOTONIC move only by what was injected or set, and by exactly that"
+    needs = "readings of BOOTTIME or REALTIME between two of MONOTONIC on one vCPU"
+    tolerance = "none: the two readings of MONOTONIC around it"
+    blind = "an error smaller than what passes between these two; a step that the trace does not log, unless `logs` "\
+        "says that it logs all (BOOTTIME − MONOTONIC may then only rise)"  # fmt: skip
+
+    def __init__(self, header: Header) -> None:
+        super().__init__(header)
+        self.brackets = Brackets()
+        self.steps = {BOOTTIME: Steps(), REALTIME: Steps()}
+        self.logged = {BOOTTIME: "inject" in header.logs, REALTIME: {"set", "inject"} <= set(header.logs)}
+        self.old: list[tuple[int, int, str]] = []
+        """For I13: what readings still lacked the last injection: (vCPU, MONOTONIC before it, place)."""
+
+    def readings(self, block: Block) -> None:
+        self.old.clear()
+        for found in self.brackets.of(block):
+            if found.clock in self.steps:
+                self._follow(found, self.steps[found.clock])
+
+    def _follow(self, found: Bracketed, steps: Steps) -> None:
+        vcpu, start = found.vcpu, 0
+        if self.logged[found.clock] or found.clock == BOOTTIME:
+            self.compare(len(found.rows))
+        steps.place.setdefault(vcpu, 0 if len(steps.sums) == 1 else max(steps.place.values(), default=0))
+        while start < len(found.rows):
+            place = steps.place[vcpu]
+            total = steps.sums[place]
+            low = np.maximum.accumulate(found.low[start:] - total)
+            high = np.minimum.accumulate(found.high[start:] - total)
+            fits = (np.maximum(low, steps.low) <= np.minimum(high, steps.high)) & (low <= high)
+            count = len(fits) if fits.all() else int(np.argmin(fits))
+            if count:
+                steps.low = max(steps.low, int(low[count - 1]))
+                steps.high = min(steps.high, int(high[count - 1]))
+                if found.clock == BOOTTIME and place < len(steps.sums) - 1:
+                    row = start + count - 1
+                    self.old.append((vcpu, int(found.before[row]), found.block.at(int(found.rows[row]))))
+            start += count
+            if start < len(found.rows):
+                start += self._stepped(found, steps, start)
+
+    def _stepped(self, found: Bracketed, steps: Steps, row: int) -> int:
+        """A reading that shows another offset than the one before; how many rows are settled by that."""
+        vcpu, low, high = found.vcpu, int(found.low[row]), int(found.high[row])
+        for place in range(steps.place[vcpu] + 1, len(steps.sums)):
+            total = steps.sums[place]
+            if max(low - total, steps.low) <= min(high - total, steps.high):
+                steps.place[vcpu] = place
+                return 0
+        total = steps.sums[steps.place[vcpu]]
+        moved = low - total - steps.high if low - total > steps.high else high - total - steps.low
+        off = min((self._off(low - s, high - s, steps) for s in steps.sums[steps.place[vcpu] :]), key=abs)
+        if self.logged[found.clock] or (found.clock == BOOTTIME and moved < 0):
+            name, at = CLOCKS[found.clock], found.block.at(int(found.rows[row]))
+            value = int(found.block.value[found.rows[row]])
+            about = {"vcpu": vcpu, "clock": name, "before": int(found.before[row]), "after": value}
+            known = len(steps.sums) - 1
+            why = f"none of the {known} sums of what was logged" if known else "nothing moved it"
+            said = f"vcpu{vcpu} {name} − MONOTONIC is off by at least this: {why}"
+            self.violate(Finding(said, (at,), abs(off), "ns", about))
+        else:
+            steps.unlogged += 1
+        steps.rebase(low, high, vcpu)
+        return 1
+
+    @staticmethod
+    def _off(low: int, high: int, steps: Steps) -> int:
+        return low - steps.high if low > steps.high else high - steps.low if high < steps.low else 0
+
+    def on_inject(self, event: Event) -> None:
+        self._moved(BOOTTIME, event.number("ns"))
+        self._moved(REALTIME, event.number("ns"))
+        self.logged[BOOTTIME] = True
+
+    def on_set(self, event: Event) -> None:
+        if event.word("clock") == CLOCKS[REALTIME]:
+            self._moved(REALTIME, event.number("ns"))
+
+    def _moved(self, clock: int, ns: int) -> None:
+        steps = self.steps[clock]
+        steps.sums.append(steps.sums[-1] + ns)
+
+    def end(self) -> None:
+        for clock, steps in self.steps.items():
+            if steps.unlogged:
+                times = "once" if steps.unlogged == 1 else f"{steps.unlogged} times"
+                self.remarks.append(
+                    f"{CLOCKS[clock]} − MONOTONIC moved {times}; whether rightly, the trace does not log"
+                )
+
+    def on_move(self, event: Event) -> None:
+        self.brackets.forget()
+        for steps in self.steps.values():
+            steps.low, steps.high = int(I64.min), int(I64.max)
+
+
+class TaiOffset(Check):
+    number, name = 5, "tai"
+    about = "TAI − REALTIME is a whole number of seconds, the same until one is set"
+    needs = "readings of TAI and REALTIME between two of MONOTONIC on one vCPU"
+    tolerance = "none: the readings of MONOTONIC around them"
+    blind = "an error smaller than that"
+
+    def __init__(self, header: Header) -> None:
+        super().__init__(header)
+        self.brackets = Brackets()
+        self.real: dict[int, tuple[int, int]] = {}
+        self.seconds: int | None = None
+
+    def readings(self, block: Block) -> None:
+        for found in self.brackets.of(block):
+            if found.clock == REALTIME:
+                # Between two boundaries the offset does not move: the narrowest bracket of all is known to hold.
+                low, high = int(found.low.max()), int(found.high.min())
+                if low <= high:
+                    self.real[found.vcpu] = (low, high)
+            elif found.clock == TAI and found.vcpu in self.real:
+                self._whole(found, *self.real[found.vcpu])
+
+    def _whole(self, found: Bracketed, real_low: int, real_high: int) -> None:
+        low, high = found.low - real_high, found.high - real_low
+        self.compare(len(low))
+        seconds = -(-low // NS_PER_S)
+        if self.seconds is None and (seconds * NS_PER_S <= high).all():
+            self.seconds = int(seconds[0])
+        wanted = (int(seconds[0]) if self.seconds is None else self.seconds) * NS_PER_S
+        off = np.maximum(np.maximum(low - wanted, wanted - high), 0)
+        if off.max() > 0:
+            worst = int(np.argmax(off))
+            row, vcpu = int(found.rows[worst]), found.vcpu
+            about = {"vcpu": vcpu, "clock": "TAI", "after": int(found.block.value[row])}
+            said = f"vcpu{vcpu} TAI − REALTIME is not the {wanted // NS_PER_S} s that it was"
+            self.violate(Finding(said, (found.block.at(row),), int(off[worst]), "ns", about), int((off > 0).sum()))
+
+    def on_set(self, event: Event) -> None:
+        self.real.clear()
+        self.brackets.forget()
+        if event.word("clock") == CLOCKS[TAI]:
+            self.seconds = None
+
+    def on_inject(self, event: Event) -> None:
+        self.real.clear()
+        self.brackets.forget()
+
+    def on_move(self, event: Event) -> None:
+        self.real.clear()
+        self.brackets.forget()
+
+
+class Staleness(Check):
+    number, name = 13, "stale"
+    about = "BOOTTIME shows the last sleep soon after the guest runs again"
+    needs = "what I4 needs, and inject rows (with resume rows before or after them)"
+    tolerance = "stale_ns, on MONOTONIC"
+    blind = "how much longer than seen it lasted: readings are needed to see it"
+
+    def __init__(self, header: Header, offsets: Offsets) -> None:
+        super().__init__(header)
+        self.offsets = offsets
+        self.began: tuple[int, str] | None = None
+        self.waiting = False
+        self.last: tuple[int, str] | None = None
+
+    def readings(self, block: Block) -> None:
+        rows = np.flatnonzero((block.clock == MONOTONIC) & (block.path != FAST))
+        if len(rows):
+            if self.waiting:
+                self.began = int(block.value[rows[0]]), block.at(int(rows[0]))
+                self.waiting = False
+            self.last = int(block.value[rows].max()), block.at(int(rows[-1]))
+        for vcpu, before, at in self.offsets.old:
+            if self.began is not None:
+                self._stale(before - self.began[0], (self.began[1], at), vcpu)
+
+    def _stale(self, ns: int, at: tuple[str, ...], vcpu: int | None) -> None:
+        if ns > self.header.stale_ns:
+            who = "" if vcpu is None else f"vcpu{vcpu} "
+            said = f"{who}BOOTTIME still lacks what was slept"
+            self.violate(Finding(said, at, ns, "ns", {} if vcpu is None else {"vcpu": vcpu, "clock": "BOOTTIME"}))
+            self.began = None
+
+    def on_stop(self, event: Event) -> None:
+        self.began, self.waiting = None, False
+
+    def on_resume(self, event: Event) -> None:
+        self.began, self.waiting = None, True
+
+    def on_inject(self, event: Event) -> None:
+        self.compare()
+        if self.began is None:
+            self.waiting = True
+        elif self.last is not None:
+            self._stale(self.last[0] - self.began[0], (self.began[1], event.at), None)
