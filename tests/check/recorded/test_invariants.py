@@ -150,8 +150,7 @@ def off_after_a_sleep(rows: list[Row]) -> None:
 def lost_vcpu(rows: list[Row]) -> None:
     """After the aborted sleep vcpu1 does not enter again, for more than 100 ms."""
     place, end = rows.index(event(rows, "abort")), rows.index(event(rows, "freeze"))
-    for row in [row for row in rows[place:end] if row.get("event") == "entry" and row["vcpu"] == 1]:
-        rows.remove(row)
+    rows[place:end] = [row for row in rows[place:end] if row.get("event") != "entry" or row["vcpu"] != 1]
     shift_all(rows, rows.index(event(rows, "set")), 101 * MS, with_counter=True)
 
 
