@@ -199,8 +199,12 @@ class TaiOffset(Check):
         self.brackets = Brackets()
         self.real: dict[int, tuple[int, int]] = {}
         self.seconds: int | None = None
+        self.any = False
 
     def readings(self, block: Block) -> None:
+        self.any = self.any or bool((block.clock == TAI).any())
+        if not self.any:
+            return
         for found in self.brackets.of(block):
             if found.clock == REALTIME:
                 # Between two boundaries the offset does not move: the narrowest bracket of all is known to hold.

@@ -29,6 +29,10 @@ FIRST_NAME = -(2**62)
 NAMES = (*CLOCK_CODES, *CONTEXT_CODES, *PATH_CODES)
 NAMED = {name.encode(): FIRST_NAME - place for place, name in enumerate(NAMES)}
 """The numbers that stand for names in an array: far from any that a trace has."""
+NAMES_OF = {
+    column: tuple(word.encode() for word in words)
+    for column, words in (("clock", CLOCK_CODES), ("context", CONTEXT_CODES), ("path", PATH_CODES))
+}
 
 MAX_VCPU = 4095
 U64 = 2**64

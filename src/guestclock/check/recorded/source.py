@@ -19,7 +19,7 @@ import numpy as np
 
 from guestclock.check.recorded.block import Block, Bools, Ints, grouped
 from guestclock.check.recorded.columns import COLUMN_BY_NAME, COLUMNS, READ, Event
-from guestclock.check.recorded.rows import FIRST_NAME, NAMED, Cells, Rows, event
+from guestclock.check.recorded.rows import FIRST_NAME, NAMED, NAMES_OF, Cells, Rows, event
 from guestclock.errors import UserError
 
 STRETCH = 1 << 16
@@ -241,8 +241,9 @@ class File(Source):
     def _all_numbers(self, data: bytes, count: int) -> Ints | None:
         """The cells where all are numbers, but for names where names belong: those become codes (see rows.NAMED)."""
         data = b"," + data + b","
-        for name, code in NAMED.items():
-            data = data.replace(b",%s," % name, b",%d," % code)
+        for column in self.columns:
+            for name in NAMES_OF.get(column, ()):
+                data = data.replace(b",%s," % name, b",%d," % NAMED[name])
         try:
             found = np.fromstring(data[1:-1].decode("ascii"), np.int64, sep=",")
         except (ValueError, DeprecationWarning):
