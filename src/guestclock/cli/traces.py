@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,3 +60,43 @@ def invariants() -> None:
     from guestclock.report.trace_check import show_invariants
 
     show_invariants(console())
+
+
+@trace_app.command()
+def record(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write; gzipped if it ends in .gz.", metavar="FILE")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="For how long (10).", metavar="S")] = 10.0,
+    interval_ms: Annotated[
+        float, typer.Option("--interval-ms", help="Between two rounds of readings on a CPU (10).", metavar="MS")
+    ] = 10.0,
+    tsc_khz: Annotated[
+        int | None, typer.Option("--tsc-khz", help="The TSC's rate, if not what the kernel's log says.", metavar="KHZ")
+    ] = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="Print the recorder in C instead, to be built where it shall run.")
+    ] = False,
+) -> None:
+    """Record this machine's clocks: every reading between two reads of the counter, on all CPUs.
+
+    Needs a C compiler. For a guest without Python: guestclock trace record --source > recorder.c, then
+    cc -O2 -pthread -static recorder.c -o recorder there or here, and ./recorder SECONDS INTERVAL_MS TSC_KHZ in it.
+    """
+    from guestclock.check.recorded import recorder
+
+    if source:
+        sys.stdout.write(recorder.SOURCE.read_text())
+        return
+    if output is None:
+        raise typer.BadParameter("-o: missing, expected a file for the trace")
+    if not 0 < seconds <= 1e8:
+        raise typer.BadParameter(f"--seconds {seconds:g}: expected more than 0 and at most 1e8")
+    if not 0 < interval_ms <= 1e7:
+        raise typer.BadParameter(f"--interval-ms {interval_ms:g}: expected more than 0 and at most 1e7")
+    with progress_line() as progress:
+        progress(f"recording for {seconds:g} s")
+        remarks = recorder.record(output, seconds, interval_ms, tsc_khz)
+    for line in remarks:
+        print(f"guestclock: {line}", file=sys.stderr)
+    print(output)
