@@ -201,13 +201,13 @@ class World:
 def whole(design: str = "corrected") -> World:
     """A world in which every invariant has something to be held to."""
     world = World(design)
-    world.run(20)
+    world.run(15)
     world.event("commit", id="a")
     world.timer()
     world.timer("BOOTTIME", name="b")
     world.periodic()
     world.sleep()
-    world.run(20)
+    world.run(10)
     world.plug_in()
     world.run(10)
     world.sleep(aborted=True)
@@ -218,7 +218,7 @@ def whole(design: str = "corrected") -> World:
     world.sleep(7 * NS_PER_S)
     world.run(40)
     world.moves("b")
-    world.run(10)
+    world.run(5)
     return world
 
 

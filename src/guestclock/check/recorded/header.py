@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any
 
 from guestclock.arith import clocksource_update_freq_scale
@@ -137,9 +138,12 @@ def _value(key: Key, value: Any, at: str) -> Any:
             if isinstance(value, bool) or not isinstance(value, int | float | str):
                 raise wrong
             try:
-                return float(value)
+                number_of_ppm = float(value)
             except ValueError:
                 raise wrong from None
+            if not isfinite(number_of_ppm):
+                raise wrong
+            return number_of_ppm
         case "words":
             words = tuple(value.replace(",", " ").split()) if isinstance(value, str) else tuple(value)
             if set(words) - set(LOGS):

@@ -195,6 +195,7 @@ class CounterKept(NeverBack):
             rows = rows[block.has_c[rows] & block.has_h[rows]]
             if not len(rows):
                 continue
+            self.compare(len(rows))
             # What was read within the host's sandwich: host counter + offset.
             low, high = block.c1[rows] - block.h1[rows], block.c0[rows] - block.h0[rows]
             least, most = int(low.max()), int(high.min())
@@ -205,8 +206,6 @@ class CounterKept(NeverBack):
             self.offsets[vcpu] = least, most, at
             for other, (low_other, high_other, where) in self.offsets.items():
                 off = max(least - high_other, low_other - most)
-                if other != vcpu:
-                    self.compare()
                 if off > 0:
                     apart = "moves" if other == vcpu else f"is not vcpu{other}'s"
                     found = Finding(f"vcpu{vcpu}'s counter offset {apart}", (where, at), off, "cycles", {"vcpu": vcpu})

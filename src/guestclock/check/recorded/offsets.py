@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from guestclock.check.recorded.block import Block, Ints, grouped, joined
+from guestclock.check.recorded.block import Block, Bools, Ints, grouped, joined
 from guestclock.check.recorded.checking import Check, Finding
 from guestclock.check.recorded.columns import BOOTTIME, CLOCKS, FAST, MONOTONIC, REALTIME, TAI, Event
 from guestclock.check.recorded.header import NS_PER_S, Header
@@ -205,17 +205,30 @@ class TaiOffset(Check):
         self.any = self.any or bool((block.clock == TAI).any())
         if not self.any:
             return
+        real: Bracketed | None = None
         for found in self.brackets.of(block):
             if found.clock == REALTIME:
-                # Between two boundaries the offset does not move: the narrowest bracket of all is known to hold.
-                low, high = int(found.low.max()), int(found.high.min())
-                if low <= high:
-                    self.real[found.vcpu] = (low, high)
-            elif found.clock == TAI and found.vcpu in self.real:
-                self._whole(found, *self.real[found.vcpu])
+                real = found
+            elif found.clock == TAI:
+                self._with_real(found, real if real is not None and real.block is found.block else None)
 
-    def _whole(self, found: Bracketed, real_low: int, real_high: int) -> None:
-        low, high = found.low - real_high, found.high - real_low
+    def _with_real(self, found: Bracketed, real: Bracketed | None) -> None:
+        """Each TAI with the REALTIME read before it on its vCPU."""
+        low, high = np.full(len(found.rows), I64.min), np.full(len(found.rows), I64.max)
+        known = np.zeros(len(found.rows), bool)
+        if found.vcpu in self.real:
+            low[:], high[:] = self.real[found.vcpu]
+            known[:] = True
+        if real is not None:
+            place = np.searchsorted(real.rows, found.rows) - 1
+            here = place >= 0
+            low[here], high[here], known[here] = real.low[place[here]], real.high[place[here]], True
+            self.real[found.vcpu] = int(real.low[-1]), int(real.high[-1])
+        if known.any():
+            self._whole(found, known, found.low[known] - high[known], found.high[known] - low[known])
+
+    def _whole(self, found: Bracketed, known: Bools, low: Ints, high: Ints) -> None:
+        """The difference is within low..high: is there the whole number of seconds?"""
         self.compare(len(low))
         seconds = -(-low // NS_PER_S)
         if self.seconds is None and (seconds * NS_PER_S <= high).all():
@@ -224,7 +237,7 @@ class TaiOffset(Check):
         off = np.maximum(np.maximum(low - wanted, wanted - high), 0)
         if off.max() > 0:
             worst = int(np.argmax(off))
-            row, vcpu = int(found.rows[worst]), found.vcpu
+            row, vcpu = int(found.rows[known][worst]), found.vcpu
             about = {"vcpu": vcpu, "clock": "TAI", "after": int(found.block.value[row])}
             said = f"vcpu{vcpu} TAI − REALTIME is not the {wanted // NS_PER_S} s that it was"
             self.violate(Finding(said, (found.block.at(row),), int(off[worst]), "ns", about), int((off > 0).sum()))

@@ -71,7 +71,7 @@ def _log() -> str:
 
 def _keep(raw: Path, out: Path, without: str | None) -> None:
     try:
-        with raw.open("rb") as file, (gzip.open(out, "wb") if out.suffix == ".gz" else out.open("wb")) as kept:
+        with raw.open("rb") as file, gzip.open(out, "wb") if out.suffix == ".gz" else out.open("wb") as kept:
             for line in file:
                 if without is None or not line.startswith(without.encode()):
                     kept.write(line)

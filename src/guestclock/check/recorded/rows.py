@@ -143,6 +143,8 @@ class Rows:
     def _refuse(self, name: str, row: int, expected: str) -> NoReturn:
         cells = self.columns.get(name)
         cell = None if cells is None else cells[row]
+        if isinstance(cell, np.integer):
+            cell = str(cell)  # as it stands in the file
         found = "nothing" if cell is None or cell == "" else repr(cell)
         raise UserError(f"{self.at(row)}: {name}: {found}, expected {expected}")
 

@@ -222,7 +222,7 @@ class File(Source):
     def _plain(self, lines: list[bytes]) -> dict[str, Cells] | None:
         """The columns, where all lines are of one width and nothing is quoted; csv takes many times as long."""
         data = b"".join(lines)
-        if b'"' in data or b"#" in data or b"\r" in data:
+        if b'"' in data or b"#" in data or b"\r" in data or not data.isascii():
             return None
         data = data.removesuffix(b"\n")
         seen, width = np.frombuffer(data, np.uint8), len(self.columns)
@@ -234,8 +234,7 @@ class File(Source):
         matrix = self._all_numbers(data, len(lines))
         if matrix is not None:
             return {name: matrix[:, i] for i, name in enumerate(self.columns)}
-        (text,) = self._text([data])
-        flat = text.split(",")
+        flat = data.decode("ascii").split(",")
         return {name: flat[i::width] for i, name in enumerate(self.columns)}
 
     def _all_numbers(self, data: bytes, count: int) -> Ints | None:
