@@ -337,7 +337,8 @@ class Aborted(Check):
         if not stop.aborted:
             return
         assert stop.resumed is not None
-        self.since = (stop.high if stop.high < 2**62 else stop.low), stop.resumed.at
+        assert self.stops.low is not None
+        self.since = self.stops.low[0], stop.resumed.at
         if ran is None:
             return
         self.compare()
