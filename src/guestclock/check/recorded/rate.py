@@ -72,7 +72,8 @@ class Rates:
         self.freq_ppm = self.header.freq_ppm
         self.lines: dict[tuple[int, int], Line] = {}
         self.seen: dict[int, float] = {}
-        """By clock: the least drift that would have been found so far, ns a day."""
+        """By clock: the least steady drift that would have been found so far, ns a day, with the narrowest sandwiches
+        at both ends."""
 
     def readings(self, block: Block) -> None:
         if self.header.hz is None:
@@ -105,7 +106,7 @@ class Rates:
         line.narrowest_ns = min(line.narrowest_ns, int((most - least).min()))
         line.since_ns = int(before[-1])
         if line.since_ns > 0:
-            found_ns = (allowed.slack_ns + 2 * line.narrowest_ns) / line.since_ns + allowed.ppm * 1e-6
+            found_ns = (allowed.slack_ns + line.narrowest_ns) / line.since_ns + allowed.ppm * 1e-6
             self.seen[clock] = min(self.seen.get(clock, np.inf), found_ns * NS_PER_DAY)
 
     def _hold(
@@ -211,7 +212,9 @@ class Rate(Check):
 
     def end(self) -> None:
         for clock, drift_ns in sorted(self.rates.seen.items()):
-            self.remarks.append(f"{CLOCKS[clock]}: a drift of {told(drift_ns)} a day or more would have been seen")
+            self.remarks.append(
+                f"{CLOCKS[clock]}: a drift of about {told(drift_ns)} a day or more would have been seen"
+            )
 
     def on_stop(self, event: Event) -> None:
         self.rates.forget()
