@@ -52,7 +52,7 @@ def lines(judged: Judgement, width: int) -> Iterator[Line]:
 def verdict(judged: Judgement) -> str:
     """The first line's words."""
     broken, held = len(judged.of(VIOLATED)), len(judged.of(HOLDS))
-    what = f"{grouped(judged.readings)} readings on {_several(judged.vcpus, 'vCPU')}"
+    what = f"{_several(judged.readings, 'reading')} on {_several(judged.vcpus, 'vCPU')}"
     if judged.events:
         what += f", {_several(judged.events, 'event')}"
     where = ", ".join(judged.names)

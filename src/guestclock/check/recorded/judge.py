@@ -19,9 +19,11 @@ from guestclock.check.recorded.offsets import Offsets, Staleness, TaiOffset
 from guestclock.check.recorded.order import Order
 from guestclock.check.recorded.protocol import Counts, Entries, Frozen, Idempotence, Owner, Totals
 from guestclock.check.recorded.rate import Rate, SchedClock
+from guestclock.check.recorded.run import header_of, rows_of
 from guestclock.check.recorded.source import File, Given, Source
 from guestclock.check.recorded.timers import Timers
 from guestclock.errors import UserError
+from guestclock.sim.trace import Trace
 
 INVARIANTS: tuple[type[Check], ...] = (
     Monotone, Order, Rate, Offsets, TaiOffset, Holes, KvmclockDrift, CounterKept, Timers, Complaints, Totals,
@@ -69,12 +71,25 @@ def judge_files(paths: Sequence[str]) -> Judgement:
     """Files by path, "-" for stdin, as one trace. Raises UserError for what is no trace, with its file and line."""
     if paths.count("-") > 1:
         raise UserError("-: stdin can be read once")
-    return judge([File(path, number) for number, path in enumerate(paths)])
+    return judge([_opened(path, number) for number, path in enumerate(paths)])
+
+
+def judge_run(trace: Trace, name: str = "trace") -> Judgement:
+    """What a model's or a lab's run looked at, and the rows that it noted (see run.py)."""
+    return judge([Given(rows_of(trace), header_of(trace), name)])
 
 
 def judge_rows(rows: Iterable[Mapping[str, Any]], header: Mapping[str, Any], name: str = "rows") -> Judgement:
     """Rows made in Python: mappings of column to value. Places are told by their number, from 1."""
-    return judge([Given(rows, header, name)])
+    return judge([Given(enumerate(rows, 1), header, name)])
+
+
+def _opened(path: str, number: int) -> Source:
+    file = File(path, number)
+    if not file.is_run:
+        return file
+    trace = file.run()
+    return Given(rows_of(trace), header_of(trace), file.name, number)
 
 
 def judge(sources: Sequence[Source]) -> Judgement:

@@ -30,6 +30,9 @@ from guestclock.check.recorded.monotone import NeverBack
 SLEWED = (MONOTONIC, BOOTTIME, REALTIME, TAI)
 TRUNCATION_NS = 2
 MULT_STEP_PPM = 0.25
+TOO_SHORT_NS = 10 * NS_PER_S
+"""Of less than this nothing is said about drift."""
+
 NS_PER_DAY = 86_400 * NS_PER_S
 
 
@@ -105,7 +108,7 @@ class Rates:
         self.check.compare(len(rows))
         line.narrowest_ns = min(line.narrowest_ns, int((most - least).min()))
         line.since_ns = int(before[-1])
-        if line.since_ns > 0:
+        if line.since_ns > TOO_SHORT_NS:
             found_ns = (allowed.slack_ns + line.narrowest_ns) / line.since_ns + allowed.ppm * 1e-6
             self.seen[clock] = min(self.seen.get(clock, np.inf), found_ns * NS_PER_DAY)
 
@@ -211,10 +214,11 @@ class Rate(Check):
         self.rates.readings(block)
 
     def end(self) -> None:
+        by_drift: dict[str, list[str]] = {}
         for clock, drift_ns in sorted(self.rates.seen.items()):
-            self.remarks.append(
-                f"{CLOCKS[clock]}: a drift of about {told(drift_ns)} a day or more would have been seen"
-            )
+            by_drift.setdefault(told(drift_ns), []).append(CLOCKS[clock])
+        for drift, clocks in by_drift.items():
+            self.remarks.append(f"{', '.join(clocks)}: a drift of about {drift} a day or more would have been seen")
 
     def on_stop(self, event: Event) -> None:
         self.rates.forget()

@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from itertools import compress, islice
+from itertools import chain, compress, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,11 +21,13 @@ from guestclock.check.recorded.block import Block, Bools, Ints, grouped
 from guestclock.check.recorded.columns import COLUMN_BY_NAME, COLUMNS, READ, Event
 from guestclock.check.recorded.rows import FIRST_NAME, NAMED, NAMES_OF, Cells, Rows, event
 from guestclock.errors import UserError
+from guestclock.sim.trace import Trace
 
 STRETCH = 1 << 16
 """Rows at a time: enough for numpy, and a few tens of MB."""
 
 MARK = "guestclock_readings"
+RUN_MARK = "guestclock_trace"
 FORMAT = 1
 GZIP = b"\x1f\x8b"
 NEWLINE, COMMA = b"\n,"
@@ -103,6 +105,7 @@ class File(Source):
         self.file = self._opened(path)
         self.line = 0
         self.pending: list[bytes] = []
+        self.is_run = False
         self.as_json = self._begin()
 
     def _opened(self, path: str) -> BinaryIO:
@@ -171,9 +174,13 @@ class File(Source):
         except msgspec.DecodeError:
             found = {}
         at = f"{self.name}: line {self.line + 1}"
-        if not isinstance(found, dict) or MARK not in found:
-            self.pending = [first]
+        self.pending = [first]
+        if isinstance(found, dict) and RUN_MARK in found:
+            self.is_run = True
             return True
+        if not isinstance(found, dict) or MARK not in found:
+            return True
+        self.pending = []
         if found.pop(MARK) != FORMAT:
             raise UserError(f"{at}: {MARK} of another number, this program reads {FORMAT}")
         self.header += [(key, value, at) for key, value in found.items()]
@@ -283,24 +290,30 @@ class File(Source):
             numbers = np.array([n for n, line in enumerate(lines, self.line + 1) if line.strip()])
         return from_structs(self, found, numbers)
 
+    def run(self) -> Trace:
+        """The whole of a run's trace, where this is one."""
+        assert self.is_run
+        return Trace.load((line.decode(errors="replace") for line in chain(self.pending, self.file)), self.name)
+
 
 class Given(Source):
-    """Rows from Python: mappings of column to value, with `header` in front."""
+    """Rows from Python: (line as it is told, mapping of column to value) each, with `header` in front."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], header: Mapping[str, Any], name: str = "rows") -> None:
-        super().__init__(name)
+    def __init__(
+        self, rows: Iterable[tuple[int, Mapping[str, Any]]], header: Mapping[str, Any], name: str, number: int = 0
+    ) -> None:
+        super().__init__(name, number)
         self.rows = iter(rows)
         self.header = [(key, value, f"{name}: header") for key, value in header.items()]
 
     def blocks(self) -> Iterator[Block]:
-        line = 0
         while rows := list(islice(self.rows, STRETCH)):
+            lines = [line for line, _ in rows]
             try:
-                found = msgspec.convert(rows, list[Row])  # type: ignore[valid-type]
+                found = msgspec.convert([row for _, row in rows], list[Row])  # type: ignore[valid-type]
             except msgspec.ValidationError as error:
-                raise UserError(f"{self.name}: {_told(error)}, counted from line {line + 1}") from None
-            yield from_structs(self, found, np.arange(line + 1, line + 1 + len(rows)))
-            line += len(rows)
+                raise UserError(f"{self.name}: {_told(error)}, counted from line {lines[0]}") from None
+            yield from_structs(self, found, np.array(lines))
 
 
 _decoder = msgspec.json.Decoder(Row)
