@@ -29,7 +29,7 @@ def header_of(trace: Trace) -> dict[str, Any]:
         told["counter_hz"] = meta["counter_hz"]
     elif "tsc_khz" in meta:
         told["tsc_khz"] = meta["tsc_khz"]
-    own = meta.get("recorded", {})
+    own: dict[str, Any] = meta.get("recorded", {})
     unknown = [key for key in own if key not in KEY_BY_NAME]
     if unknown:
         raise UserError(f"trace: recorded: unknown key {unknown[0]!r}")
