@@ -138,7 +138,19 @@ CSV = {
     ),
     "a vCPU plugged in that was there": (
         "event,vcpu,clock,value\n,1,TAI,5\nonline,1,,\n",
-        "line 3: vcpu1 is plugged in, but has read clocks before",
+        "line 3: vcpu1 is plugged in, but was there before",
+    ),
+    "a host's clock without its error": (
+        "clock,value,host_ns\nREALTIME,5,5\n",
+        "line 2: err_ns: nothing, expected a number, since host_ns needs it",
+    ),
+    "a vCPU plugged in twice": (
+        "event,vcpu,clock,value\nonline,1,,\nonline,1,,\n",
+        "line 3: vcpu1 is plugged in, but was there before",
+    ),
+    "one line that is no text of ours": (
+        "x" * 5000,
+        f"line 1: unknown column '{'x' * 58}… (see guestclock trace columns)",
     ),
     "a token from nowhere": (
         "event,vcpu,clock,value,id\n,0,TAI,5,\nrecv,0,,,a\n",

@@ -128,3 +128,47 @@ def test_boottime_off_by_a_millisecond_after_the_fiftieth_sleep() -> None:
     # Off by a ms, seen to within the reading of MONOTONIC around it.
     assert MS - 2_000 < worst.amount <= MS
     assert worst.at[0] == f"rows: line {world.rows.index(readings(world.rows[place:], 'BOOTTIME')[0]) + 1}"
+
+
+def rounds(count: int, offset_ns: int, tai_s: int, start: int = 10**12, shift_ns: int = 0) -> list[Row]:
+    """M, B, R, T, M each; B by offset_ns, T by tai_s ahead."""
+    rows: list[Row] = []
+    for _ in range(count):
+        for name, off in (("MONOTONIC", 0), ("BOOTTIME", offset_ns), ("REALTIME", 10**18 + shift_ns),
+                          ("TAI", 10**18 + shift_ns + tai_s * NS_PER_S), ("MONOTONIC", 0)):  # fmt: skip
+            c = start + 10_000 * (len(rows) + 1)
+            rows.append({"vcpu": 0, "c0": c, "c1": c + WIDTH, "clock": name, "value": ns(c + WIDTH // 2) + off})
+    return rows
+
+
+def then(rows: list[Row], **how: int) -> list[Row]:
+    return rounds(20, start=rows[-1]["c1"], **{"offset_ns": 0, "tai_s": 37, **how})
+
+
+def test_what_a_trace_does_not_log_is_remarked_not_flagged() -> None:
+    """A guest that slept by itself, whose wall clock was set, whose TAI offset came by NTP: nothing is known wrong."""
+    before = rounds(20, 0, 0)
+    after = then(before, offset_ns=5 * NS_PER_S, tai_s=37, shift_ns=-NS_PER_S)
+    for row in after:
+        row["epoch"] = 1
+    judged = judge([*before, *after])
+    assert flagged(judged) == set()
+    assert [remark for check in judged.checks[3:5] for remark in check.remarks] == [
+        "BOOTTIME − MONOTONIC moved once; whether rightly, the trace does not log",
+        "REALTIME − MONOTONIC moved once; whether rightly, the trace does not log",
+        "TAI − REALTIME is now 37 s; whether rightly, the trace does not log",
+    ]
+    assert flagged(judge([*before, *after], logs="inject set")) == {4, 5, 20}
+
+
+def test_boottime_never_falls_behind_whatever_is_logged() -> None:
+    before = rounds(20, 5 * NS_PER_S, 37)
+    after = then(before, offset_ns=4 * NS_PER_S)
+    assert flagged(judge([*before, *after])) == {1, 3, 4}
+
+
+def test_a_trace_that_begins_with_an_injection_is_no_step() -> None:
+    first = rounds(20, 5 * NS_PER_S, 37)
+    second = then(first, offset_ns=7 * NS_PER_S, shift_ns=2 * NS_PER_S)
+    rows = [{"event": "inject", "ns": 3 * NS_PER_S}, *first, {"event": "inject", "ns": 2 * NS_PER_S}, *second]
+    assert flagged(judge(rows)) == set()

@@ -103,7 +103,7 @@ class NtpState(Check):
 class Vmclock(Check):
     number, name = 19, "vmclock"
     about = (
-        "vmclock's marker changes if and only if the VM was moved or slept, its generation if it was cloned or restored"
+        "vmclock's marker changes when the VM was moved, its generation when it was cloned or restored, else neither"
     )
     needs = "two vmclock rows; move and sleep rows for whatever happened"
     tolerance = "none"
@@ -113,6 +113,7 @@ class Vmclock(Check):
         super().__init__(header)
         self.before: Event | None = None
         self.disrupted: Event | None = None
+        self.slept = False
         self.copied: Event | None = None
 
     def on_move(self, event: Event) -> None:
@@ -121,8 +122,7 @@ class Vmclock(Check):
             self.copied = event
 
     def on_sleep(self, event: Event) -> None:
-        if event.number("ns") > 0:
-            self.disrupted = event
+        self.slept = self.slept or event.number("ns") > 0
 
     def on_vmclock(self, event: Event) -> None:
         before, self.before = self.before, event
@@ -132,10 +132,12 @@ class Vmclock(Check):
         if before is None:
             return
         self.compare()
-        self._changed("disruption marker", "marker", before, event, self.disrupted)
+        if self.disrupted is not None or not self.slept:  # after a sleep alone it may change, and need not
+            self._changed("disruption marker", "marker", before, event, self.disrupted)
         if "generation" in event.data and "generation" in before.data:
             self._changed("generation", "generation", before, event, self.copied)
         self.disrupted = self.copied = None
+        self.slept = False
 
     def _changed(self, what: str, column: str, before: Event, now: Event, why: Event | None) -> None:
         changed = before.number(column) != now.number(column)

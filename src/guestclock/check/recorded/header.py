@@ -112,7 +112,7 @@ def parse(pairs: Iterable[tuple[str, Any, str]]) -> Header:
         if key is None:
             close = get_close_matches(name, KEY_BY_NAME, 1)
             advice = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(KEY_BY_NAME)}"
-            raise UserError(f"{at}: unknown key {name!r} ({advice})")
+            raise UserError(f"{at}: unknown key {name[:40]!r} ({advice})")
         if told.get(name, value) != value and name in told:
             raise UserError(f"{at}: {name} is said twice, and differently")
         told[name] = value
@@ -122,7 +122,7 @@ def parse(pairs: Iterable[tuple[str, Any, str]]) -> Header:
 
 
 def _value(key: Key, value: Any, at: str) -> Any:
-    wrong = UserError(f"{at}: {key.name}: {value!r}, expected {_expected(key)}")
+    wrong = UserError(f"{at}: {key.name}: {str(value)[:60]!r}, expected {_expected(key)}")
     match key.kind:
         case "int":
             if isinstance(value, bool) or not isinstance(value, int | str):

@@ -295,6 +295,10 @@ class Hotplug(Check):
     def on_online(self, event: Event) -> None:
         self.waiting[event.vcpu] = event
 
+    def on_move(self, event: Event) -> None:
+        self.greatest = None
+        self.began.clear()
+
 
 class Aborted(Check):
     number, name = 23, "abort"

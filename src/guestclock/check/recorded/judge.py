@@ -161,5 +161,7 @@ class _World:
                 if self.stopped is None:
                     raise UserError(f"{event.at}: resume, but the VM was not stopped")
                 self.stopped = None
-            case "online" if event.vcpu in self.vcpus:
-                raise UserError(f"{event.at}: vcpu{event.vcpu} is plugged in, but has read clocks before")
+            case "online":
+                if event.vcpu in self.vcpus:
+                    raise UserError(f"{event.at}: vcpu{event.vcpu} is plugged in, but was there before")
+                self.vcpus.add(event.vcpu)

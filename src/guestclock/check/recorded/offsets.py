@@ -81,6 +81,16 @@ class Steps:
     """By vCPU: how many steps it has shown."""
     unlogged: int = 0
 
+    @property
+    def known(self) -> bool:
+        """Whether a reading has told where the offset lies."""
+        return self.high < I64.max
+
+    def begin(self) -> None:
+        """The next reading may show any offset."""
+        self.sums, self.low, self.high = [0], int(I64.min), int(I64.max)
+        self.place.clear()
+
     def rebase(self, low: int, high: int, vcpu: int) -> None:
         """What was found is taken for right from here on: one wrong step is one finding."""
         self.place = dict.fromkeys(self.place, len(self.sums) - 1)
@@ -114,7 +124,7 @@ class Offsets(Check):
         vcpu, start = found.vcpu, 0
         if self.logged[found.clock] or found.clock == BOOTTIME:
             self.compare(len(found.rows))
-        steps.place.setdefault(vcpu, 0 if len(steps.sums) == 1 else max(steps.place.values(), default=0))
+        steps.place.setdefault(vcpu, 0)
         while start < len(found.rows):
             place = steps.place[vcpu]
             total = steps.sums[place]
@@ -171,7 +181,8 @@ class Offsets(Check):
 
     def _moved(self, clock: int, ns: int) -> None:
         steps = self.steps[clock]
-        steps.sums.append(steps.sums[-1] + ns)
+        if steps.known:  # else the first reading will show it, as all that was before
+            steps.sums.append(steps.sums[-1] + ns)
 
     def end(self) -> None:
         for clock, steps in self.steps.items():
@@ -184,7 +195,7 @@ class Offsets(Check):
     def on_move(self, event: Event) -> None:
         self.brackets.forget()
         for steps in self.steps.values():
-            steps.low, steps.high = int(I64.min), int(I64.max)
+            steps.begin()
 
 
 class TaiOffset(Check):
@@ -199,6 +210,7 @@ class TaiOffset(Check):
         self.brackets = Brackets()
         self.real: dict[int, tuple[int, int]] = {}
         self.seconds: int | None = None
+        self.changed = 0
         self.any = False
 
     def readings(self, block: Block) -> None:
@@ -231,16 +243,27 @@ class TaiOffset(Check):
         """The difference is within low..high: is there the whole number of seconds?"""
         self.compare(len(low))
         seconds = -(-low // NS_PER_S)
-        if self.seconds is None and (seconds * NS_PER_S <= high).all():
-            self.seconds = int(seconds[0])
-        wanted = (int(seconds[0]) if self.seconds is None else self.seconds) * NS_PER_S
-        off = np.maximum(np.maximum(low - wanted, wanted - high), 0)
-        if off.max() > 0:
-            worst = int(np.argmax(off))
+        whole = seconds * NS_PER_S <= high
+        if whole.any() and (self.seconds is None or "set" not in self.header.logs):
+            told = seconds[whole]
+            # Another whole number is a leap second or ADJ_TAI, if the trace does not log these.
+            self.changed += int(
+                np.count_nonzero(np.diff(told, prepend=told[0] if self.seconds is None else self.seconds))
+            )
+            self.seconds = int(told[-1])
+        wanted = int(seconds[0]) if self.seconds is None else self.seconds
+        off = np.maximum(np.maximum(low - wanted * NS_PER_S, wanted * NS_PER_S - high), 0)
+        wrong = ~whole if "set" not in self.header.logs else off > 0
+        if wrong.any():
+            worst = int(np.argmax(np.where(wrong, off, -1)))
             row, vcpu = int(found.rows[known][worst]), found.vcpu
             about = {"vcpu": vcpu, "clock": "TAI", "after": int(found.block.value[row])}
-            said = f"vcpu{vcpu} TAI − REALTIME is not the {wanted // NS_PER_S} s that it was"
-            self.violate(Finding(said, (found.block.at(row),), int(off[worst]), "ns", about), int((off > 0).sum()))
+            said = f"vcpu{vcpu} TAI − REALTIME is not the {wanted} s that it was"
+            self.violate(Finding(said, (found.block.at(row),), int(off[worst]), "ns", about), int(wrong.sum()))
+
+    def end(self) -> None:
+        if self.changed:
+            self.remarks.append(f"TAI − REALTIME is now {self.seconds} s; whether rightly, the trace does not log")
 
     def on_set(self, event: Event) -> None:
         self.real.clear()

@@ -185,5 +185,5 @@ class Order(Check):
             self.compared = 0  # nobody to compare with
 
     def on_move(self, event: Event) -> None:
-        if event.word("text") == "restore":
-            self._begin()
+        # Another host's counter, or an older image: neither is later or earlier than what was read before.
+        self._begin()

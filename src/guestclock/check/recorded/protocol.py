@@ -120,8 +120,10 @@ class Counts(Check):
         self.slept: list[Event] = []
         self.injected: list[Event] = []
         self.sleep_total = self.inject_total = 0
+        self.logged = False
 
     def on_sleep(self, event: Event) -> None:
+        self.logged = True
         if event.number("ns") > 0:
             self._settle(event)
             self.slept.append(event)
@@ -149,7 +151,7 @@ class Counts(Check):
         self.sleep_total = self.inject_total = 0
 
     def end(self) -> None:
-        if self.slept or self.injected:
+        if self.logged and (self.slept or self.injected):
             self.compare()
             last = (self.slept or self.injected)[-1]
             if not self.injected:

@@ -35,6 +35,7 @@ NAMES_OF = {
 }
 
 MAX_VCPU = 4095
+LONGEST_TOLD = 60
 U64 = 2**64
 EVERYWHERE = ("vcpu", "c0", "c1", "h0", "h1")
 
@@ -62,7 +63,9 @@ class Rows:
             self._refuse("vcpu", wrong, f"a vCPU, 0 to {MAX_VCPU}")
         epoch, has_epoch = self._ints("epoch")
         host_ns, has_host = self._ints("host_ns")
-        err_ns, _ = self._ints("err_ns")
+        err_ns, has_err = self._ints("err_ns")
+        if (has_host & ~has_err).any():
+            self._refuse("err_ns", int(np.argmax(has_host & ~has_err)), "a number, since host_ns needs it")
         return Block(
             names, np.full(count, file), lines, vcpu, clock, value, self._codes("context", CONTEXT_CODES, 0),
             self._codes("path", PATH_CODES, 0), np.where(has_epoch, epoch, NOBODY), c0, c1, has_c, h0, h1, has_h,
@@ -145,8 +148,14 @@ class Rows:
         cell = None if cells is None else cells[row]
         if isinstance(cell, np.integer):
             cell = str(cell)  # as it stands in the file
-        found = "nothing" if cell is None or cell == "" else repr(cell)
+        found = "nothing" if cell is None or cell == "" else quoted(cell)
         raise UserError(f"{self.at(row)}: {name}: {found}, expected {expected}")
+
+
+def quoted(cell: Any) -> str:
+    """A cell as it is told: cut, for it may be anything."""
+    told = repr(cell)
+    return told if len(told) <= LONGEST_TOLD else f"{told[: LONGEST_TOLD - 1]}…"
 
 
 def whole(cell: Any) -> int | None:
@@ -164,7 +173,7 @@ def event(row: Mapping[str, Any], at: str) -> Event:
     if kind is None:
         close = get_close_matches(str(name), KIND_BY_NAME, 1, 0.5)
         advice = f"did you mean {close[0]}?" if close else f"expected one of {', '.join((READ, *KIND_BY_NAME))}"
-        raise UserError(f"{at}: event: {name!r} ({advice})")
+        raise UserError(f"{at}: event: {quoted(name)} ({advice})")
     for need in kind.needs:
         if need not in row:
             raise UserError(f"{at}: {need}: nothing, expected a value, as {kind.name} needs {', '.join(kind.needs)}")
@@ -175,7 +184,7 @@ def event(row: Mapping[str, Any], at: str) -> Event:
         elif column in kind.needs or column in kind.may:
             made.data[column] = _cell(kind, column, cell, at)
         elif column not in ("event", "seq"):
-            raise UserError(f"{at}: {column}: {cell!r}, but {kind.name} has no {column}")
+            raise UserError(f"{at}: {column}: {quoted(cell)}, but {kind.name} has no {column}")
     for first, second in (("c0", "c1"), ("h0", "h1")):
         before, after = getattr(made, first), getattr(made, second)
         if (before is None) != (after is None):
@@ -195,17 +204,17 @@ def _cell(kind: Kind, column: str, cell: Any, at: str) -> int | str | float:
             try:
                 return float(cell)
             except (TypeError, ValueError):
-                raise UserError(f"{at}: {column}: {cell!r}, expected a number of ppm") from None
+                raise UserError(f"{at}: {column}: {quoted(cell)}, expected a number of ppm") from None
         case _:
             if column == "clock" and cell not in CLOCK_CODES:
-                raise UserError(f"{at}: clock: {cell!r}, expected one of {', '.join(CLOCK_CODES)}")
+                raise UserError(f"{at}: clock: {quoted(cell)}, expected one of {', '.join(CLOCK_CODES)}")
             return str(cell)
 
 
 def _number(column: str, cell: Any, at: str) -> int:
     found = whole(cell)
     if found is None:
-        raise UserError(f"{at}: {column}: {cell!r}, expected a whole number")
+        raise UserError(f"{at}: {column}: {quoted(cell)}, expected a whole number")
     if not (-(2**63) if COLUMN_BY_NAME[column].signed else 0) <= found < U64:
         raise UserError(
             f"{at}: {column}: {cell}, expected 64 bits{'' if COLUMN_BY_NAME[column].signed else ', unsigned'}"

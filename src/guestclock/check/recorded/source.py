@@ -19,7 +19,7 @@ import numpy as np
 
 from guestclock.check.recorded.block import Block, Bools, Ints, grouped
 from guestclock.check.recorded.columns import COLUMN_BY_NAME, COLUMNS, READ, Event
-from guestclock.check.recorded.rows import FIRST_NAME, NAMED, NAMES_OF, Cells, Rows, event
+from guestclock.check.recorded.rows import FIRST_NAME, NAMED, NAMES_OF, Cells, Rows, event, quoted
 from guestclock.errors import UserError
 from guestclock.sim.trace import Trace
 
@@ -194,7 +194,7 @@ class File(Source):
             if name not in COLUMN_BY_NAME:
                 close = get_close_matches(name, COLUMN_BY_NAME, 1, 0.5)
                 advice = f"did you mean {close[0]}?" if close else "see guestclock trace columns"
-                raise UserError(f"{at}: unknown column {name!r} ({advice})")
+                raise UserError(f"{at}: unknown column {quoted(name)} ({advice})")
             if name in self.columns[:place]:
                 raise UserError(f"{at}: column {name} stands there twice")
 
