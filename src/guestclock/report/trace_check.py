@@ -36,17 +36,14 @@ def lines(judged: Judgement, width: int) -> Iterator[Line]:
     if holding:
         told = ", ".join(f"{check.label} {check.name} ({grouped(check.compared)})" for check in holding)
         yield from hanging(f"{'holds':<{WIDTH}}", told, width, STYLES[HOLDS])
+        yield from hanging(" " * WIDTH, "in brackets: how many readings or events were held to it", width, "dim")
+    for remark in (remark for check in judged.checks for remark in check.remarks):
+        yield from hanging(" " * WIDTH, remark, width, "dim")
     idle = judged.of(NOT_JUDGED)
     if idle:
         told = ", ".join(f"{check.label} {check.name}" for check in idle)
         yield from hanging(f"{'not judged':<{WIDTH}}", told, width, "dim")
-    if holding:
-        yield from hanging(" " * WIDTH, "in brackets: how many readings or events were held to it", width, "dim")
-    if idle:
-        advice = "what each needs: guestclock trace invariants"
-        yield from hanging(" " * WIDTH, advice, width, "dim")
-    for remark in (remark for check in judged.checks for remark in check.remarks):
-        yield from hanging(" " * WIDTH, remark, width, "dim")
+        yield from hanging(" " * WIDTH, "what each needs: guestclock trace invariants", width, "dim")
 
 
 def verdict(judged: Judgement) -> str:

@@ -101,6 +101,13 @@ def behind_on_another_vcpu(rows: list[Row]) -> None:
     rows.insert(rows.index(first) + 1, row | {"h0": first["h1"] + 2, "h1": first["h1"] + 6})
 
 
+def counter_behind(rows: list[Row]) -> None:
+    """vcpu1 reads a counter that is behind what a token from vcpu0 has brought."""
+    token = rows.index(event(rows, "recv"))
+    sent = readings(rows[:token], "COUNTER", 0)[-1]["value"]
+    readings(rows[token:], "COUNTER", 1)[0]["value"] = sent - 1
+
+
 def fast(clock: str, ppm: float) -> Callable[[list[Row]], None]:
     """It gains from the first reading to the first stop, on all vCPUs."""
 
@@ -212,6 +219,7 @@ BROKEN: dict[str, tuple[str, Callable[[list[Row]], None], set[int]]] = {
     "MONOTONIC_RAW steps back 1 ns": ("corrected", back("MONOTONIC_RAW"), {1}),
     "kvmclock steps back 1 ns": ("corrected", back("KVMCLOCK"), {1}),
     "one vCPU is 1 ns behind another": ("corrected", behind_on_another_vcpu, {2}),
+    "a vCPU's counter is behind what another has sent": ("corrected", counter_behind, {2, 8}),
     "MONOTONIC gains 400 ppm": ("corrected", fast("MONOTONIC", 400), {3, 4, 6}),
     "MONOTONIC_RAW gains 400 ppm": ("corrected", fast("MONOTONIC_RAW", 400), {3}),
     "MONOTONIC_RAW loses 400 ppm": ("corrected", fast("MONOTONIC_RAW", -400), {3}),

@@ -8,7 +8,7 @@ import numpy as np
 
 from guestclock.check.recorded.block import Block, Ints
 from guestclock.check.recorded.checking import Check, Finding
-from guestclock.check.recorded.columns import BOOTTIME, CLOCKS, FAST, KVMCLOCK, MONOTONIC, MONOTONIC_RAW, Event
+from guestclock.check.recorded.columns import BOOTTIME, CLOCKS, COUNTER, FAST, KVMCLOCK, MONOTONIC, MONOTONIC_RAW, Event
 from guestclock.check.recorded.header import Header
 from guestclock.errors import UserError
 
@@ -51,7 +51,7 @@ class Stairs:
 
 class Order(Check):
     number, name = 2, "order"
-    about = "a reading that follows another, on whatever vCPU, is not less"
+    about = "a reading that follows another, on whatever vCPU, is not less (the counter: with counters: common)"
     needs = "two vCPUs, and h0 and h1, or c0 and c1 with counters: common, or send and recv"
     tolerance = "none: one reading had ended before the other began"
     blind = "readings whose sandwiches overlap; a step back that is shorter than what passes in between"
@@ -60,11 +60,12 @@ class Order(Check):
         super().__init__(header)
         self.vcpus: set[int] = set()
         self.names: list[str] = []
+        self.clocks = (*ORDERED, COUNTER) if header.counters == "common" else ORDERED
         self._begin()
 
     def _begin(self) -> None:
-        self.later = {clock: Stairs.empty() for clock in ORDERED}
-        self.earlier = {clock: Stairs.empty() for clock in ORDERED}
+        self.later = {clock: Stairs.empty() for clock in self.clocks}
+        self.earlier = {clock: Stairs.empty() for clock in self.clocks}
         self.tokens: dict[str, dict[int, tuple[int, str]]] = {}
         self.known: dict[int, dict[int, tuple[int, str]]] = {}
         self.waiting: dict[tuple[int, int], tuple[int, str]] = {}
@@ -79,7 +80,7 @@ class Order(Check):
         if by_host or self.header.counters == "common":
             told = (block.has_h if by_host else block.has_c) & (block.path != FAST)
             starts, ends = (block.h0, block.h1) if by_host else (block.c0, block.c1)
-            for clock in ORDERED:
+            for clock in self.clocks if by_host else ORDERED:
                 rows = np.flatnonzero(told & (block.clock == clock))
                 if len(rows):
                     self._by_time(block, rows, starts[rows], ends[rows], clock)
@@ -119,12 +120,12 @@ class Order(Check):
     def _found(self, clock: int, first: tuple[int, int, str], second: tuple[int, int, str], count: int = 1) -> None:
         said = f"vcpu{second[0]} reads {CLOCKS[clock]} later than vcpu{first[0]} did, and less"
         about = {"vcpu": second[0], "than": first[0], "clock": CLOCKS[clock], "before": first[1], "after": second[1]}
-        self.violate(Finding(said, (first[2], second[2]), first[1] - second[1], "ns", about), count)
+        self.violate(Finding(said, (first[2], second[2]), first[1] - second[1], unit(clock), about), count)
 
     # ---- tokens
 
     def _by_tokens(self, block: Block) -> None:
-        places = {(vcpu, clock): rows for vcpu, clock, rows in block.groups if clock in ORDERED}
+        places = {(vcpu, clock): rows for vcpu, clock, rows in block.groups if clock in self.clocks}
         for key, rows in places.items():
             waiting = self.waiting.pop(key, None)
             if waiting is not None:
@@ -144,7 +145,7 @@ class Order(Check):
         self, vcpu: int, position: int, block: Block, places: dict[tuple[int, int], Ints]
     ) -> dict[int, tuple[int, str]]:
         found = dict(self.known.get(vcpu, {}))
-        for clock in ORDERED:
+        for clock in self.clocks:
             rows = places.get((vcpu, clock))
             count = 0 if rows is None else int(np.searchsorted(rows, position))
             if rows is not None and count:
@@ -178,7 +179,7 @@ class Order(Check):
             vcpu, clock = key
             said = f"vcpu{vcpu} reads {CLOCKS[clock]} after a token came to it, and less than its sender had read"
             about = {"vcpu": vcpu, "clock": CLOCKS[clock], "before": read[0], "after": value}
-            self.violate(Finding(said, (read[1], block.at(row)), read[0] - value, "ns", about))
+            self.violate(Finding(said, (read[1], block.at(row)), read[0] - value, unit(clock), about))
 
     def end(self) -> None:
         if len(self.vcpus) < 2:
@@ -187,3 +188,7 @@ class Order(Check):
     def on_move(self, event: Event) -> None:
         # Another host's counter, or an older image: neither is later or earlier than what was read before.
         self._begin()
+
+
+def unit(clock: int) -> str:
+    return "cycles" if clock == COUNTER else "ns"

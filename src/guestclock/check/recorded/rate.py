@@ -73,6 +73,7 @@ class Rates:
     def __init__(self, check: Check, clocks: frozenset[int]) -> None:
         self.check, self.header, self.clocks = check, check.header, clocks
         self.freq_ppm = self.header.freq_ppm
+        self.exact = self.header.exact_line
         self.lines: dict[tuple[int, int], Line] = {}
         self.seen: dict[int, float] = {}
         """By clock: the least steady drift that would have been found so far, ns a day, with the narrowest sandwiches
@@ -152,8 +153,8 @@ class Rates:
 
     def expected(self, cycles: Ints) -> Ints:
         """Nanoseconds of so many cycles, truncated: exactly as the kernel counts them where its line is known."""
-        if self.header.exact_line is not None:
-            mult, shift = self.header.exact_line
+        if self.exact is not None:
+            mult, shift = self.exact
             low = (cycles & ((1 << shift) - 1)).astype(np.uint64) * np.uint64(mult) >> np.uint64(shift)
             return (cycles >> shift) * mult + low.astype(np.int64)
         hz = self.header.hz
@@ -164,7 +165,7 @@ class Rates:
         """What is tolerated of a clock, given what the header says."""
         header, hz = self.header, self.header.hz
         assert hz is not None
-        exact = header.exact_line is not None
+        exact = self.exact is not None
         if clock == SCHED_CLOCK:
             return Allowed(10_000, TRUNCATION_NS)
         if clock == KVMCLOCK:
