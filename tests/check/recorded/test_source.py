@@ -118,3 +118,27 @@ def test_vcpus_one_after_the_other_in_one_file_are_still_held_to_each_other(
     (check,) = judged.of(VIOLATED)
     assert check.worst is not None
     assert 9_000_000 < check.worst.amount <= 10_000_000
+
+
+def test_readings_from_the_guest_and_events_from_the_host_are_one_trace(tmp_path: Path) -> None:
+    """By the guest's counter, which the host's events tell as well: a file of each."""
+    world = World(vcpus=1)
+    for _ in range(3):
+        world.run(3)
+        world.sleep()
+    world.run(3)
+    wanted = ("stop", "resume", "inject", "sleep")
+    rows = [dict(row) for row in world.rows if row.get("event") in (None, *wanted)]
+    last = 0
+    for row in rows:
+        row.pop("h0", None), row.pop("h1", None)
+        row["c0"] = row.setdefault("c0", last)
+        last = row["c1"] = row.setdefault("c1", last)
+    one = judge_rows(rows, world.header)
+    paths = [tmp_path / "guest.csv", tmp_path / "host.jsonl"]
+    paths[0].write_text(as_csv([row for row in rows if "event" not in row], world.header))
+    paths[1].write_text("\n".join(json.dumps(row) for row in rows if "event" in row))
+    both = judge_files([str(path) for path in paths])
+    assert told(both) == told(one)
+    assert {4, 6, 8, 13, 21} <= {check.number for check in both.of(HOLDS)}
+    assert judge_files([str(paths[0])]).checks[3].status == VIOLATED
