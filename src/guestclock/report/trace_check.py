@@ -18,6 +18,9 @@ STATUS = {HOLDS: 0, VIOLATED: 1, NOT_JUDGED: 3}
 SHOWN = {HOLDS: "holds", VIOLATED: "VIOLATED", NOT_JUDGED: "UNDECIDED"}
 STYLES = {HOLDS: "green", VIOLATED: "bold red", NOT_JUDGED: "bold yellow"}
 WIDTH = 12
+NO_BREAK = "\u00a0"
+UNKNOWN_NS = 2**61
+"""A bound beyond this is none."""
 
 
 def show(page: Console, judged: Judgement) -> None:
@@ -26,7 +29,11 @@ def show(page: Console, judged: Judgement) -> None:
 
 
 def lines(judged: Judgement, width: int) -> Iterator[Line]:
-    """The whole answer."""
+    """The whole answer. A name is not broken from its number."""
+    return ((text.replace(NO_BREAK, " "), style) for text, style in _lines(judged, width))
+
+
+def _lines(judged: Judgement, width: int) -> Iterator[Line]:
     yield from hanging(f"{SHOWN[judged.status]:<{WIDTH}}", verdict(judged), width, STYLES[judged.status])
     for check in judged.of(VIOLATED):
         yield "", ""
@@ -34,14 +41,16 @@ def lines(judged: Judgement, width: int) -> Iterator[Line]:
     yield "", ""
     holding = judged.of(HOLDS)
     if holding:
-        told = ", ".join(f"{check.label} {check.name} ({grouped(check.compared)})" for check in holding)
+        told = ", ".join(
+            f"{check.label}{NO_BREAK}{check.name}{NO_BREAK}({grouped(check.compared)})" for check in holding
+        )
         yield from hanging(f"{'holds':<{WIDTH}}", told, width, STYLES[HOLDS])
         yield from hanging(" " * WIDTH, "in brackets: how many readings or events were held to it", width, "dim")
     for remark in (remark for check in judged.checks for remark in check.remarks):
         yield from hanging(" " * WIDTH, remark, width, "dim")
     idle = judged.of(NOT_JUDGED)
     if idle:
-        told = ", ".join(f"{check.label} {check.name}" for check in idle)
+        told = ", ".join(f"{check.label}{NO_BREAK}{check.name}" for check in idle)
         yield from hanging(f"{'not judged':<{WIDTH}}", told, width, "dim")
         yield from hanging(" " * WIDTH, "what each needs: guestclock trace invariants", width, "dim")
 
@@ -52,7 +61,7 @@ def verdict(judged: Judgement) -> str:
     what = f"{_several(judged.readings, 'reading')} on {_several(judged.vcpus, 'vCPU')}"
     if judged.events:
         what += f", {_several(judged.events, 'event')}"
-    where = ", ".join(judged.names)
+    where = ", ".join([*([judged.header.vm] if judged.header.vm else []), *judged.names])
     if not broken and not held:
         return f"nothing could be judged: {what} ({where})"
     counted = f"{broken} of {broken + held} invariants" if broken else f"{held} of {len(judged.checks)} invariants"
@@ -70,7 +79,7 @@ def _violated(check: Check, judged: Judgement, width: int) -> Iterator[Line]:
     if check.violations > 1:
         more = f"the worst of {grouped(check.violations)}"
         if check.first is not None and check.first is not worst:
-            more += f"; the first: {', '.join(check.first.at)}"
+            more += f"; the first: {', '.join(check.first.at)}".replace("line ", f"line{NO_BREAK}")
         yield from hanging(indent, more, width)
     yield from hanging(indent, f"should be: {check.about}", width)
 
@@ -95,12 +104,12 @@ def _where(finding: Finding) -> str:
         value = about.get(key)
         if value is not None and (key == "after" or len(places) > 1):
             places[index] += f": {grouped(value)}"
-    told = ", then ".join(places)
+    told = ", then ".join(places).replace("line ", f"line{NO_BREAK}")
     if about.get("host") is not None:
         told += f", the host {grouped(about['host'])}"
     if about.get("due") is not None:
         told += f", due {grouped(about['due'])}"
-    if about.get("least") is not None and about.get("most", about["least"]) != about["least"]:
+    if about.get("most") is not None and -UNKNOWN_NS < about["least"] < about["most"]:
         told += f"; between {duration(about['least'])} and {duration(about['most'])}"
     return told
 

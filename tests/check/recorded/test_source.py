@@ -74,6 +74,24 @@ def test_what_is_broken_is_found_in_short_stretches_too(name: str, monkeypatch: 
     assert flagged(judge_rows(rows, world.header)) == numbers
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MONOTONIC steps back 1 ns",
+        "the counter steps back a cycle",
+        "one vCPU is 1 ns behind another",
+        "a vCPU's counter is behind what another has sent",
+    ],
+)
+def test_what_is_broken_between_two_stretches_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "STRETCH", 1)
+    design, break_, numbers = BROKEN[name]
+    world = whole(design)
+    rows = copy.deepcopy(world.rows[:200])
+    break_(rows)
+    assert flagged(judge_rows(rows, world.header)) == numbers
+
+
 def files_of(rows: Sequence[Row], header: Row, place: Path) -> list[str]:
     """A file for each vCPU; the first has the header."""
     paths = []

@@ -158,8 +158,8 @@ class Offsets(Check):
             value = int(found.block.value[found.rows[row]])
             about = {"vcpu": vcpu, "clock": name, "before": int(found.before[row]), "after": value}
             known = len(steps.sums) - 1
-            why = f"none of the {known} sums of what was logged" if known else "nothing moved it"
-            said = f"vcpu{vcpu} {name} − MONOTONIC is off by at least this: {why}"
+            why = f"it is none of the {known} sums of what was logged" if known else "nothing moved it"
+            said = f"vcpu{vcpu} {name} − MONOTONIC is off ({why}), by at least"
             self.violate(Finding(said, (at,), abs(off), "ns", about))
         else:
             steps.unlogged += 1
