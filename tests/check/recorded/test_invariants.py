@@ -148,10 +148,14 @@ def stays_stale(rows: list[Row]) -> None:
             row["value"] -= inject["ns"]
 
 
-def off_after_a_sleep(rows: list[Row]) -> None:
-    """BOOTTIME gets 1 ms more than was injected."""
-    for row in readings(rows[rows.index(event(rows, "inject", 1)) :], "BOOTTIME"):
-        row["value"] += MS
+def off_after_a_sleep(by_ns: int) -> Callable[[list[Row]], None]:
+    """BOOTTIME gets so much more than was injected."""
+
+    def break_(rows: list[Row]) -> None:
+        for row in readings(rows[rows.index(event(rows, "inject", 1)) :], "BOOTTIME"):
+            row["value"] += by_ns
+
+    return break_
 
 
 def lost_vcpu(rows: list[Row]) -> None:
@@ -223,7 +227,8 @@ BROKEN: dict[str, tuple[str, Callable[[list[Row]], None], set[int]]] = {
     "MONOTONIC gains 400 ppm": ("corrected", fast("MONOTONIC", 400), {3, 4, 6}),
     "MONOTONIC_RAW gains 400 ppm": ("corrected", fast("MONOTONIC_RAW", 400), {3}),
     "MONOTONIC_RAW loses 400 ppm": ("corrected", fast("MONOTONIC_RAW", -400), {3}),
-    "BOOTTIME is off by 1 ms after a sleep": ("corrected", off_after_a_sleep, {4}),
+    "BOOTTIME is 1 ms ahead after a sleep": ("corrected", off_after_a_sleep(MS), {4}),
+    "BOOTTIME is 1 ms behind after a sleep": ("corrected", off_after_a_sleep(-MS), {4}),
     "a reading of BOOTTIME is torn": ("corrected", torn_offset, {1, 2, 3, 4}),
     "REALTIME stepped 1 ms unlogged": ("corrected", off("REALTIME", MS, start=60), {3, 4, 5, 14}),
     "TAI is 1 ms off": ("corrected", off("TAI", MS, start=60), {3, 5}),

@@ -62,6 +62,17 @@ def test_a_fast_reader_may_be_behind_by_a_step_of_the_latch_and_nobody_else() ->
     assert flagged(judge_rows(rows(19_999), {"backstep_ns": 0})) == {1}
 
 
+def test_a_counter_is_behind_where_it_had_been_read_already() -> None:
+    """The second sandwich begins before the first one's end, on the same vCPU."""
+    rows = [read(100, 200, 1_000), read(199, 300, 1_050)]
+    judged = judge_rows(rows, {})
+    assert flagged(judged) == {8}
+    worst = judged.checks[7].worst
+    assert worst is not None
+    assert (worst.amount, worst.unit) == (1, "cycles")
+    assert judge_rows([read(100, 200, 1_000), read(200, 300, 1_050)], {}).status == HOLDS
+
+
 def test_a_step_back_over_a_restore_is_none() -> None:
     rows = [read(100, 110, 20_000), {"event": "move", "text": "restore"}, read(50, 60, 10_000)]
     assert flagged(judge_rows(rows, {})) == set()
