@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from guestclock.check.recorded import HOLDS, VIOLATED, Judgement, judge_files, judge_rows, source
+from guestclock.check.recorded import HOLDS, VIOLATED, Judgement, judge_files, judge_rows, order, source
 from tests.check.recorded.test_invariants import BROKEN, flagged
 from tests.check.recorded.world import Row, World, whole
 
@@ -160,3 +160,21 @@ def test_readings_from_the_guest_and_events_from_the_host_are_one_trace(tmp_path
     assert told(both) == told(one)
     assert {4, 6, 8, 13, 21} <= {check.number for check in both.of(HOLDS)}
     assert judge_files([str(paths[0])]).checks[3].status == VIOLATED
+
+
+def test_what_arrives_late_meets_the_latest_readings_also_when_older_ones_are_thinned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "STRETCH", 100)
+    monkeypatch.setattr(order, "KEPT", 16)
+    rows: list[Row] = [
+        {"vcpu": 0, "c0": i * 100, "c1": i * 100 + 10, "clock": "MONOTONIC", "value": i * 100 + 5}
+        for i in range(1, 101)
+    ]
+    for earlier in range(1, 12):
+        # It ended before the reading of vcpu0 that is `earlier` from the last began, and shows 1 ns more than that one.
+        late = {"vcpu": 1, "c0": 10_040 - earlier * 100, "c1": 10_060 - earlier * 100, "clock": "MONOTONIC"}
+        judged = judge_rows([*rows, {**late, "value": 10_106 - earlier * 100}], {"counters": "common"})
+        assert flagged(judged) == {2}, earlier
+        fine = judge_rows([*rows, {**late, "value": 10_105 - earlier * 100}], {"counters": "common"})
+        assert flagged(fine) == set()

@@ -41,11 +41,13 @@ class Stairs:
         owner = np.maximum.accumulate(np.where(values == greatest, np.arange(len(values)), 0))
         return Stairs(ends[order], greatest, who[order][owner])
 
-    def thinned(self) -> Stairs:
-        if len(self.ends) <= 2 * KEPT:
+    def thinned(self, whole: slice) -> Stairs:
+        """whole: which steps are to stay as they are, KEPT at one end."""
+        count = len(self.ends)
+        if count <= 2 * KEPT:
             return self
-        old = np.linspace(0, len(self.ends) - KEPT - 1, KEPT).astype(np.int64)
-        kept = np.concatenate((old, np.arange(len(self.ends) - KEPT, len(self.ends))))
+        some = np.linspace(0, count - 1, KEPT).astype(np.int64)
+        kept = np.union1d(some, np.arange(count)[whole])
         return Stairs(self.ends[kept], self.greatest[kept], self.who[kept])
 
 
@@ -92,12 +94,12 @@ class Order(Check):
         who = np.stack((block.vcpu[rows], block.file[rows], block.line[rows]), axis=1)
         stairs = self.later[clock].with_(ends, values, who)
         self._ask(block, rows, stairs, starts, values, clock, 1)
-        self.later[clock] = stairs.thinned()
+        self.later[clock] = stairs.thinned(slice(-KEPT, None))
         # The same seen from the end, for readings that stand later in the trace than what they precede.
         before = self.earlier[clock]
         if len(before.ends) and -before.ends[0] > ends.min():
             self._ask(block, rows, before, -ends, -values, clock, -1)
-        self.earlier[clock] = before.with_(-starts, -values, who).thinned()
+        self.earlier[clock] = before.with_(-starts, -values, who).thinned(slice(KEPT))
 
     def _ask(self, block: Block, rows: Ints, stairs: Stairs, starts: Ints, values: Ints, clock: int, way: int) -> None:
         found = np.searchsorted(stairs.ends, starts, "left") - 1
