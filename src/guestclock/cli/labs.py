@@ -84,7 +84,7 @@ def compare(
     """
     import sys
 
-    from guestclock.compare.session import Session
+    from guestclock.compare.session import Compared, Session
     from guestclock.compare.session import record as write_recording
     from guestclock.report import compare as report
     from guestclock.runs.on import parse_on
@@ -96,17 +96,20 @@ def compare(
     on = parse_on(f"lab:{where}")
     asked = report.read_program(program) if program is not None else None
     session = Session(on.lab, _arch_of(arch, on.cpu), on.cpu, profile or "")
-    with progress_line() as progress:
-        if recorded is not None:
-            done = list(session.recorded(recorded))
-        elif asked is not None:
-            done = [session.program(asked)]
-        else:
-            done = list(session.run(range(seed, seed + count), progress))
+    done: list[Compared] = []
+    try:
+        with progress_line() as progress:
+            if recorded is not None:
+                done.extend(session.recorded(recorded))
+            elif asked is not None:
+                done.append(session.program(asked))
+            else:
+                done.extend(session.run(range(seed, seed + count), progress))
+    finally:  # a lab that fails in the end does not cost what was done until then
+        if record is not None and done:
+            write_recording(session, done, record)
     differing = [compared for compared in done if compared.verdict.differences]
     files = {} if asked is not None else {c.seed: report.keep(c, session, out) for c in differing}
-    if record is not None:
-        write_recording(session, done, record)
     if json:
         report.write(session, differing, files, sys.stdout)
     else:

@@ -16,12 +16,11 @@ from guestclock.abi.arm64 import (
     KVM_REG_ARM_TIMER_CNT,
 )
 from guestclock.arith import s64
-from guestclock.compare.comparison import Comparison, Unknown
+from guestclock.compare.comparison import Comparison, Group, Unknown
 from guestclock.sim import Event, Trace
 
 COUNTERS = {KVM_REG_ARM_TIMER_CNT: "cntvct", KVM_REG_ARM_PTIMER_CNT: "cntpct"}
 Sandwich = tuple[int, int]
-Group = tuple[Event, list[Event]]
 
 FROM_THE_FIRST = (0, 0)
 """Of a physical counter that nobody has moved: it is the host's."""
@@ -124,12 +123,6 @@ class Arm64Comparison(Comparison):
         )
 
     # ---- tracepoints
-
-    def grouped_real(self) -> Iterator[Group]:
-        return self.telling(super().grouped_real())
-
-    def grouped_model(self) -> Iterator[Group]:
-        return self.telling(super().grouped_model())
 
     def telling(self, groups: Iterator[Group]) -> Iterator[Group]:
         """Without what depends on when the host's interrupts and its scheduler threw a vCPU out.

@@ -81,10 +81,16 @@ class X86Aligned(Aligned):
         if before and after:
             awake = [self._middle(e) for e in (before[-1], after[0])]
             cycles = awake[1] - awake[0] - (self.counter.at(entry.end_ps) - self.counter.at(entry.start_ps))
-            tsc = clocksource("tsc", tsc_khz=self.real.meta["tsc_khz"])
-            passed_ns = cycles * tsc.mult >> tsc.shift
-            self.machine.measured_ns = after[0].data["value"] - before[-1].data["value"] - passed_ns
+            gained_ns = after[0].data["value"] - before[-1].data["value"]
+            self.machine.measured_ns = gained_ns - self._awake_ns(cycles)
         return op
+
+    def _awake_ns(self, cycles: int) -> int:
+        """What its clocks gain while its TSC counts so many: another clocksource keeps true time."""
+        if self.machine.clocksource != "tsc":
+            return cycles * NS_PER_S // self.counter.true_hz
+        tsc = clocksource("tsc", tsc_khz=self.real.meta["tsc_khz"])
+        return cycles * tsc.mult >> tsc.shift
 
     def _middle(self, event: Event) -> int:
         return (self.counter.at(event.start_ps) + self.counter.at(event.end_ps)) // 2
