@@ -37,8 +37,7 @@ def check(
     from guestclock.report import trace_check
 
     with progress_line() as progress:
-        progress("reading")
-        judged = judge_files(files)
+        judged = judge_files(files, lambda count: progress(f"{count:,} readings".replace(",", " ")))
     if json:
         trace_check.write(judged, sys.stdout)
     else:

@@ -62,6 +62,9 @@ def test_a_drift_is_told_from_ntps_slew_only_where_its_frequency_is_known() -> N
     assert flagged(judge(slewing, freq_ppm=0, dither_ns=10)) == {3}
     rows = judge_rows(slewing, {"tsc_khz": KHZ, "clocksource": "tsc"})
     assert flagged(rows) == set()
+    steep = judge_rows(hours(0.1, "MONOTONIC", 600.0), {"tsc_khz": KHZ, "clocksource": "tsc"})
+    assert flagged(steep) == {3}
+    assert any("held to 500 ppm (rate_ppm)" in remark for remark in steep.checks[2].remarks)
     assert any("MONOTONIC: a drift of about 43 s a day" in remark for remark in rows.checks[2].remarks)
 
 

@@ -24,7 +24,6 @@ class KvmclockDrift(Check):
 
     def __init__(self, header: Header) -> None:
         super().__init__(header)
-        self.first: tuple[int, int, int, int, str] | None = None  # type: ignore[assignment]
         self.start: tuple[int, int, int, int, str] | None = None
 
     def readings(self, block: Block) -> None:

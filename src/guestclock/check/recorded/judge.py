@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +67,14 @@ def checks_of(header: Header) -> list[Check]:
     return made
 
 
-def judge_files(paths: Sequence[str]) -> Judgement:
-    """Files by path, "-" for stdin, as one trace. Raises UserError for what is no trace, with its file and line."""
+def judge_files(paths: Sequence[str], progress: Callable[[int], None] = lambda readings: None) -> Judgement:
+    """Files by path, "-" for stdin, as one trace. progress is told, now and then, how many readings there were.
+
+    Raises UserError for what is no trace, with its file and line.
+    """
     if paths.count("-") > 1:
         raise UserError("-: stdin can be read once")
-    return judge([_opened(path, number) for number, path in enumerate(paths)])
+    return judge([_opened(path, number) for number, path in enumerate(paths)], progress)
 
 
 def judge_run(trace: Trace, name: str = "trace") -> Judgement:
@@ -92,7 +95,7 @@ def _opened(path: str, number: int) -> Source:
     return Given(rows_of(trace), header_of(trace), file.name, number)
 
 
-def judge(sources: Sequence[Source]) -> Judgement:
+def judge(sources: Sequence[Source], progress: Callable[[int], None] = lambda readings: None) -> Judgement:
     names = [source.name for source in sources]
     for source in sources:
         source.names = names
@@ -119,6 +122,7 @@ def judge(sources: Sequence[Source]) -> Judgement:
             world.readings(piece)
             for check in checks:
                 check.readings(piece)
+        progress(world.count)
     for check in checks:
         check.end()
     if not world.count and not world.events:

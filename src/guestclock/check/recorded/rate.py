@@ -218,6 +218,9 @@ class Rate(Check):
         by_drift: dict[str, list[str]] = {}
         for clock, drift_ns in sorted(self.rates.seen.items()):
             by_drift.setdefault(told(drift_ns), []).append(CLOCKS[clock])
+        if self.violations and self.rates.freq_ppm is None:
+            held = f"MONOTONIC and what follows it were held to {self.header.rate_ppm:g} ppm (rate_ppm)"
+            self.remarks.append(f"{held}; an NTP client that slews by adjtime, ADJ_TICK or a PLL's phase goes beyond")
         for drift, clocks in by_drift.items():
             self.remarks.append(f"{', '.join(clocks)}: a drift of about {drift} a day or more would have been seen")
 
