@@ -175,3 +175,13 @@ def test_a_trace_that_begins_with_an_injection_is_no_step() -> None:
     second = then(first, offset_ns=7 * NS_PER_S, shift_ns=2 * NS_PER_S)
     rows = [{"event": "inject", "ns": 3 * NS_PER_S}, *first, {"event": "inject", "ns": 2 * NS_PER_S}, *second]
     assert flagged(judge(rows)) == set()
+
+
+def test_of_a_clock_that_is_noise_every_reading_is_a_finding() -> None:
+    draw, rows = random.Random(3), rounds(1_000, 0, 37)
+    for row in rows:
+        if row["clock"] == "BOOTTIME":
+            row["value"] += draw.randrange(10**12)
+    judged = judge(rows, logs="inject")
+    assert flagged(judged) == {1, 3, 4}
+    assert judged.checks[3].violations == 999  # all but the first

@@ -17,6 +17,8 @@ from guestclock.check.recorded.header import NS_PER_S, Header
 
 I64 = np.iinfo(np.int64)
 KEPT = 1 << 12
+LOOK_AHEAD = 1 << 8
+"""Readings looked at together after an offset has moved; more and more as long as it does not."""
 
 
 @dataclass
@@ -121,15 +123,16 @@ class Offsets(Check):
                 self._follow(found, self.steps[found.clock])
 
     def _follow(self, found: Bracketed, steps: Steps) -> None:
-        vcpu, start = found.vcpu, 0
+        vcpu, start, ahead = found.vcpu, 0, LOOK_AHEAD
         if self.logged[found.clock] or found.clock == BOOTTIME:
             self.compare(len(found.rows))
         steps.place.setdefault(vcpu, 0)
         while start < len(found.rows):
             place = steps.place[vcpu]
             total = steps.sums[place]
-            low = np.maximum.accumulate(found.low[start:] - total)
-            high = np.minimum.accumulate(found.high[start:] - total)
+            part = slice(start, start + ahead)
+            low = np.maximum.accumulate(found.low[part] - total)
+            high = np.minimum.accumulate(found.high[part] - total)
             fits = (np.maximum(low, steps.low) <= np.minimum(high, steps.high)) & (low <= high)
             count = len(fits) if fits.all() else int(np.argmin(fits))
             if count:
@@ -139,7 +142,8 @@ class Offsets(Check):
                     row = start + count - 1
                     self.old.append((vcpu, int(found.before[row]), found.block.at(int(found.rows[row]))))
             start += count
-            if start < len(found.rows):
+            ahead = ahead * 2 if count == len(fits) else LOOK_AHEAD
+            if count < len(fits):
                 start += self._stepped(found, steps, start)
 
     def _stepped(self, found: Bracketed, steps: Steps, row: int) -> int:
