@@ -22,14 +22,14 @@ def check(
         list[str],
         typer.Argument(
             help="CSV or JSON lines, plain or gzipped; - for stdin. Several are one trace, put in order by its times.",
-            metavar="FILE...",
+            metavar="FILE",
         ),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
-    """Hold recorded readings to 25 invariants: never back, in order, at their rate, offsets, stops, timers and so on.
+    """Hold recorded readings to 25 invariants.
 
-    Prints the verdict first, then each violated invariant with its worst case, where it is and both readings, then what
+    Never back, in order on all vCPUs, at their rate, offsets, stops, timers, pages, owners and so on. Prints the verdict first, then each violated invariant with its worst case, where it is and both readings, then what
     holds (with how much was compared) and what the trace gave nothing to judge by. Exits 0 where all that was judged
     holds, 1 where something is violated, 3 where nothing could be judged, 2 for what is no trace.
     """
@@ -47,7 +47,7 @@ def check(
 
 @trace_app.command()
 def columns() -> None:
-    """Tell what a trace is made of: columns, clocks, events, header."""
+    """Tell what a trace is made of: columns, events, header."""
     from guestclock.report.trace_check import show_columns
 
     show_columns(console())
@@ -55,7 +55,7 @@ def columns() -> None:
 
 @trace_app.command()
 def invariants() -> None:
-    """Tell what each invariant says, what it needs, tolerates and cannot see."""
+    """Tell what each invariant needs, tolerates, cannot see."""
     from guestclock.report.trace_check import show_invariants
 
     show_invariants(console())
@@ -66,9 +66,9 @@ def record(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write; gzipped if it ends in .gz.", metavar="FILE")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="For how long (10).", metavar="S")] = 10.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="For how long.", metavar="S")] = 10.0,
     interval_ms: Annotated[
-        float, typer.Option("--interval-ms", help="Between two rounds of readings on a CPU (10).", metavar="MS")
+        float, typer.Option("--interval-ms", help="Between two rounds of readings on a CPU.", metavar="MS")
     ] = 10.0,
     tsc_khz: Annotated[
         int | None, typer.Option("--tsc-khz", help="The TSC's rate, if not what the kernel's log says.", metavar="KHZ")
@@ -77,9 +77,9 @@ def record(
         bool, typer.Option("--source", help="Print the recorder in C instead, to be built where it shall run.")
     ] = False,
 ) -> None:
-    """Record this machine's clocks: every reading between two reads of the counter, on all CPUs.
+    """Record this machine's clocks, on all CPUs.
 
-    Needs a C compiler. For a guest without Python: guestclock trace record --source > recorder.c, then
+    Every reading stands between two reads of the counter. Needs a C compiler. For a guest without Python: guestclock trace record --source > recorder.c, then
     cc -O2 -pthread -static recorder.c -o recorder there or here, and ./recorder SECONDS INTERVAL_MS TSC_KHZ in it.
     """
     from guestclock.check.recorded import recorder
