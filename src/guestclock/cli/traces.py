@@ -29,8 +29,9 @@ def check(
 ) -> None:
     """Hold recorded readings to 25 invariants.
 
-    Never back, in order on all vCPUs, at their rate, offsets, stops, timers, pages, owners and so on. Prints the verdict first, then each violated invariant with its worst case, where it is and both readings, then what
-    holds (with how much was compared) and what the trace gave nothing to judge by. Exits 0 where all that was judged
+    Never back, in order on all vCPUs, at their rate, offsets, stops, timers, pages, owners and so on. Prints the
+    verdict first, then each violated invariant with its worst case, where it is and both readings, then what holds
+    (with how much was compared) and what the trace gave nothing to judge by. Exits 0 where all that was judged
     holds, 1 where something is violated, 3 where nothing could be judged, 2 for what is no trace.
     """
     from guestclock.check.recorded import judge_files
@@ -79,8 +80,9 @@ def record(
 ) -> None:
     """Record this machine's clocks, on all CPUs.
 
-    Every reading stands between two reads of the counter. Needs a C compiler. For a guest without Python: guestclock trace record --source > recorder.c, then
-    cc -O2 -pthread -static recorder.c -o recorder there or here, and ./recorder SECONDS INTERVAL_MS TSC_KHZ in it.
+    Every reading stands between two reads of the counter. Needs a C compiler. For a guest without Python: guestclock
+    trace record --source > recorder.c, then cc -O2 -pthread -static recorder.c -o recorder there or here, and
+    ./recorder SECONDS INTERVAL_MS TSC_KHZ in it.
     """
     from guestclock.check.recorded import recorder
 
