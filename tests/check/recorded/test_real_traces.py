@@ -19,6 +19,7 @@ from tests.check.recorded.test_invariants import flagged
 HERE = Path(__file__).parent
 LABS = {"x86": HERE / "lab-hour.csv.gz", "arm64": HERE / "lab-hour-arm64.csv.gz"}
 GUEST = HERE / "guest-two-minutes.csv.gz"
+STEERED = HERE.parent.parent / "linux" / "hour-6.12.csv.gz"
 NS_PER_DAY = 86_400 * 10**9
 NUMBERS = ("vcpu", "seq", "c0", "c1", "value")
 
@@ -51,6 +52,13 @@ def test_two_minutes_of_a_real_guest_hold() -> None:
     assert judged.status == HOLDS
     assert {check.number for check in judged.of(HOLDS)} == {1, 2, 3, 4, 5, 8}
     assert min(check.compared for check in judged.of(HOLDS)) > 300
+
+
+def test_an_hour_of_steered_and_stepped_clocks_holds() -> None:
+    """Readings 10 s apart, REALTIME set, TAI's offset set, a leap second: between them any whole second may be."""
+    judged = judge_files([str(STEERED)])
+    assert judged.status == HOLDS
+    assert {check.number for check in judged.of(HOLDS)} == {1, 3, 4, 5, 8, 20}
 
 
 def faster(clock: str, ns_a_day: float):

@@ -244,12 +244,16 @@ class TaiOffset(Check):
             self._whole(found, known, found.low[known] - high[known], found.high[known] - low[known])
 
     def _whole(self, found: Bracketed, known: Bools, low: Ints, high: Ints) -> None:
-        """The difference is within low..high: is there the whole number of seconds?"""
+        """The difference is within low..high: is there the whole number of seconds?
+
+        It is told only where one alone lies in there: readings may be seconds apart.
+        """
         self.compare(len(low))
         seconds = -(-low // NS_PER_S)
         whole = seconds * NS_PER_S <= high
-        if whole.any() and (self.seconds is None or "set" not in self.header.logs):
-            told = seconds[whole]
+        alone = whole & (high // NS_PER_S == seconds)
+        if alone.any() and (self.seconds is None or "set" not in self.header.logs):
+            told = seconds[alone]
             # Another whole number is a leap second or ADJ_TAI, if the trace does not log these.
             self.changed += int(
                 np.count_nonzero(np.diff(told, prepend=told[0] if self.seconds is None else self.seconds))
@@ -257,7 +261,7 @@ class TaiOffset(Check):
             self.seconds = int(told[-1])
         wanted = int(seconds[0]) if self.seconds is None else self.seconds
         off = np.maximum(np.maximum(low - wanted * NS_PER_S, wanted * NS_PER_S - high), 0)
-        wrong = ~whole if "set" not in self.header.logs else off > 0
+        wrong = ~whole if self.seconds is None or "set" not in self.header.logs else off > 0
         if wrong.any():
             worst = int(np.argmax(np.where(wrong, off, -1)))
             row, vcpu = int(found.rows[known][worst]), found.vcpu
