@@ -91,7 +91,7 @@ def test_the_same_hour_broken_a_little_is_flagged(hour: tuple[list[dict[str, Any
     break_, expected = BROKEN[name]
     broken = [dict(row) for row in rows]
     break_(broken)
-    # In virtual time nobody is late: a tick comes when it is due, and MONOTONIC swings by less than a ns.
+    # Nobody ever disciplined this clock: one multiplier is exact, and there is nothing to swing about.
     assert flagged(judge_rows(broken, {**header, "dither_ns": 5})) == expected
     assert flagged(judge_rows(rows, {**header, "dither_ns": 5})) == set()
 
