@@ -95,10 +95,10 @@ def test_the_drift_that_is_said_to_be_seen_is_seen() -> None:
     assert flagged(judge(hours(2, "MONOTONIC_RAW", a_day(told_ns / 2)))) == set()
 
 
-def test_one_step_back_of_a_nanosecond_among_a_hundred_thousand_readings() -> None:
-    rows = hours(56, "MONOTONIC", every_s=2.0)
-    assert len(rows) > 100_000
-    place = 77_777
+def test_one_step_back_of_a_nanosecond_among_thirty_thousand_readings() -> None:
+    rows = hours(17, "MONOTONIC", every_s=2.0)
+    assert len(rows) > 30_000
+    place = 22_222
     rows[place + 1] = {**rows[place], "value": rows[place]["value"] - 1, "c0": rows[place]["c1"] + 1}
     rows[place + 1]["c1"] = rows[place + 1]["c0"] + WIDTH
     judged = judge(rows, freq_ppm=0)

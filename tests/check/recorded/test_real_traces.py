@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 LABS = {"x86": HERE / "lab-hour.csv.gz", "arm64": HERE / "lab-hour-arm64.csv.gz"}
 GUEST = HERE / "guest-two-minutes.csv.gz"
 STEERED = HERE.parent.parent / "linux" / "hour-6.12.csv.gz"
+NTP = HERE / "lab-ntp.csv.gz"
 NS_PER_DAY = 86_400 * 10**9
 NUMBERS = ("vcpu", "seq", "c0", "c1", "value")
 
@@ -98,6 +99,41 @@ def test_the_same_hour_broken_a_little_is_flagged(hour: tuple[list[dict[str, Any
     break_, expected = BROKEN[name]
     broken = [dict(row) for row in rows]
     break_(broken)
-    # In virtual time nobody is late: a tick comes when it is due, and MONOTONIC swings by less than a ns.
+    # Nobody ever disciplined this clock: one multiplier is exact, and there is nothing to swing about.
     assert flagged(judge_rows(broken, {**header, "dither_ns": 5})) == expected
     assert flagged(judge_rows(rows, {**header, "dither_ns": 5})) == set()
+
+
+# ---- NTP's frequency is set to 0, 37.5, -250 and 499 ppm, for ten minutes each; the kernel sleeps 15 s at a time
+
+
+def retold(tmp_path: Path, old: str, new: str) -> str:
+    """The trace with one thing said otherwise."""
+    text = gzip.decompress(NTP.read_bytes()).decode()
+    assert old in text
+    path = tmp_path / "retold.csv"
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+def test_a_frequency_that_is_told_is_what_a_real_kernel_runs_at() -> None:
+    judged = judge_files([str(NTP)])
+    assert (judged.status, judged.events) == (HOLDS, 4)
+    assert judged.checks[2].compared > 600
+
+
+@pytest.mark.parametrize("other", ["37.51", "37.49"])
+def test_a_hundredth_of_a_ppm_beside_it_is_flagged(tmp_path: Path, other: str) -> None:
+    assert flagged(judge_files([retold(tmp_path, ",37.5\n", f",{other}\n")])) == {3}
+
+
+def test_a_kernel_that_sleeps_keeps_a_multiplier_for_longer_than_a_tick(tmp_path: Path) -> None:
+    """A step of it makes more than a microsecond in 15 s, and without the pause in the reckoning it is flagged."""
+    often = retold(tmp_path, "# counters: common\n", "# counters: common\n# dither_ns: 5\n")
+    assert judge_files([often]).status == HOLDS
+    rows = [line.split(",") for line in gzip.decompress(NTP.read_bytes()).decode().splitlines() if "MONOTONIC," in line]
+    last = [(int(row[2]), int(row[5])) for row in rows][-80::2]
+    line = [value - (c - last[0][0]) / 2_596_122_000 * 1e9 * (1 + 499e-6) for c, value in last]
+    drift = (line[-1] - line[0]) / (len(line) - 1)
+    swing = [value - line[0] - drift * i for i, value in enumerate(line)]
+    assert max(swing) - min(swing) > 1_000

@@ -102,9 +102,7 @@ class NtpState(Check):
 
 class Vmclock(Check):
     number, name = 19, "vmclock"
-    about = (
-        "vmclock's marker changes when the VM was moved, its generation when it was cloned or restored, else neither"
-    )
+    about = "vmclock's marker changes when the VM was moved (and may over a sleep), its generation when it was copied"
     needs = "two vmclock rows; move and sleep rows for whatever happened"
     tolerance = "none"
     blind = "a marker that changed twice between two rows"

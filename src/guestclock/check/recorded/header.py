@@ -75,7 +75,7 @@ class Header:
     design: str = ""
     rate_ppm: float = 500.0  # MAXFREQ, kernel/time/ntp.c; adjtime, ADJ_TICK and a PLL's phase slew go beyond it
     raw_ppm: float = 50.0  # a crystal against its nominal rate
-    dither_ns: int = 250  # one step of mult, 0.24 ppm at most from 1 GHz up, for a second without a tick
+    dither_ns: int = 250  # a step of mult, 0.24 ppm at most from 1 GHz up, for a second without a tick before the trace
     backstep_ns: int = 10_000  # from -500 to +500 ppm over a tick of 10 ms
     rtc_error_ns: int = NS_PER_S  # a CMOS RTC counts seconds
     hole_ns: int = 2_000_000

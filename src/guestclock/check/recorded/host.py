@@ -54,7 +54,7 @@ class KvmclockDrift(Check):
 
 class Causality(Check):
     number, name = 14, "host-pairs"
-    about = "a guest's REALTIME, MONOTONIC_RAW or TAI read together with the host's is the host's"
+    about = "a guest's REALTIME or TAI read together with the host's is the host's"
     needs = "readings of REALTIME or TAI with host_ns and err_ns"
     tolerance = "err_ns"
     blind = "an error within it"

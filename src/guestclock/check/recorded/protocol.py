@@ -110,9 +110,9 @@ class Frozen(Check):
 
 class Counts(Check):
     number, name = 21, "once-per-sleep"
-    about = "as many injections were accepted as the host slept, and of the same length"
+    about = "no more injections were accepted than sleeps there were, not none, and of v3 of the same length"
     needs = "sleep and inject rows"
-    tolerance = "v3: none; corrected: the whole stop is injected, so only the count"
+    tolerance = "none (one injection may stand for several sleeps: the total is cumulative)"
     blind = "a sleep that nobody logged"
 
     def __init__(self, header: Header) -> None:

@@ -47,7 +47,10 @@ class Bound:
 
 @dataclass(slots=True)
 class Line:
-    """A clock on a vCPU since something last moved it. Expected ns and readings are counted from the first one."""
+    """A clock on a vCPU since something last moved it. Expected ns and readings are counted from the first one.
+
+    pause_ns: the longest time from one of its readings to the next.
+    """
 
     c_base: int
     v_base: int
@@ -55,16 +58,21 @@ class Line:
     least: Bound | None = None
     greatest: Bound | None = None
     since_ns: int = 0
+    pause_ns: int = 0
     narrowest_ns: int = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """ppm: about the expected rate, which NTP's frequency moves by freq_ppm. slack_ns: besides the sandwiches."""
+    """ppm: about the expected rate, which NTP's frequency moves by freq_ppm. slack_ns: besides the sandwiches.
+
+    step_ppm: a step of the multiplier, by which the clock may be off while nobody runs and no tick is taken.
+    """
 
     ppm: float
     slack_ns: int
     freq_ppm: float = 0.0
+    step_ppm: float = 0.0
 
 
 class Rates:
@@ -104,25 +112,28 @@ class Rates:
         # What the clock gained over its expected rate, at most and at least; then less what the tolerance lets it.
         most, least = moved - slewed(before, allowed.freq_ppm), moved - slewed(after, allowed.freq_ppm)
         wide_before, wide_after = part_of(before, allowed.ppm), part_of(after, allowed.ppm)
-        self._hold(block, rows, line, clock, least - wide_after, most - wide_before, allowed, "fast")
-        self._hold(block, rows, line, clock, -(most + wide_before), -(least + wide_after), allowed, "slow")
+        pauses = np.maximum.accumulate(np.maximum(np.diff(before, prepend=line.since_ns), line.pause_ns))
+        slack = allowed.slack_ns + part_of(pauses, allowed.step_ppm)
+        line.pause_ns = int(pauses[-1])
+        self._hold(block, rows, line, clock, least - wide_after, most - wide_before, slack, "fast")
+        self._hold(block, rows, line, clock, -(most + wide_before), -(least + wide_after), slack, "slow")
         self.check.compare(len(rows))
         line.narrowest_ns = min(line.narrowest_ns, int((most - least).min()))
         line.since_ns = int(before[-1])
         if line.since_ns > TOO_SHORT_NS:
-            found_ns = (allowed.slack_ns + line.narrowest_ns) / line.since_ns + allowed.ppm * 1e-6
+            found_ns = (int(slack[-1]) + line.narrowest_ns) / line.since_ns + allowed.ppm * 1e-6
             self.seen[clock] = min(self.seen.get(clock, np.inf), found_ns * NS_PER_DAY)
 
     def _hold(
-        self, block: Block, rows: Ints, line: Line, clock: int, gained: Ints, room: Ints, allowed: Allowed, way: str
+        self, block: Block, rows: Ints, line: Line, clock: int, gained: Ints, room: Ints, slack: Ints, way: str
     ) -> None:
-        """For all i < j: gained[j] - room[i] <= slack."""
+        """For all i < j: gained[j] - room[i] <= slack[j]."""
         bound = line.least if way == "fast" else line.greatest
         low = np.empty(len(rows), np.int64)
         low[0] = room[0] if bound is None else bound.value
         if len(rows) > 1:
             low[1:] = np.minimum(np.minimum.accumulate(room)[:-1], low[0])
-        over = gained - low - allowed.slack_ns
+        over = gained - low - slack
         worst = int(np.argmax(over))
         place = int(np.argmin(room))
         if over[worst] > 0:
@@ -178,7 +189,10 @@ class Rates:
         # adjtimex's frequency is per HZ ticks of a whole number of cycles each: half a cycle of a tick of 1 ms at most.
         rounding = abs(self.freq_ppm) * 500 / hz
         rate = rounding if exact else header.raw_ppm
-        return Allowed(rate, TRUNCATION_NS + header.dither_ns, self.freq_ppm)
+        # Off zero the multiplier is one of two that are a step apart, and each is kept for as long as no tick comes:
+        # under NO_HZ as long as the machine sleeps between readings. What that makes is made good later.
+        step = 0.0 if self.freq_ppm == 0 else MULT_STEP_PPM if self.exact is None else 1e6 / self.exact[0]
+        return Allowed(rate, TRUNCATION_NS + header.dither_ns, self.freq_ppm, step)
 
     # ---- what moves a line
 
@@ -203,7 +217,8 @@ class Rate(Check):
     needs = "c0 and c1, and counter_hz or tsc_khz"
     tolerance = (
         "2 ns and the two sandwiches; MONOTONIC, BOOTTIME, REALTIME, TAI: rate_ppm, or dither_ns if NTP's frequency is "
-        "known; MONOTONIC_RAW: raw_ppm, or nothing if the clocksource is known; kvmclock: 1 kHz of the TSC's rate"
+        "known, and if it is not 0 a step of the multiplier (0.1 to 0.25 ppm) for the longest pause between readings; "
+        "MONOTONIC_RAW: raw_ppm, or nothing if the clocksource is known; kvmclock: 1 kHz of the TSC's rate"
     )
     blind = "a drift that is slower than that over the whole epoch; a counter that is itself wrong"
 
