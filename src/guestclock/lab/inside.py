@@ -92,8 +92,12 @@ def run(program: dict[str, Any], emit: Emit) -> None:
         emit(importlib.import_module("guestclock.inspect").classify().as_json())
     elif name == "bench":
         importlib.import_module("guestclock.kvm.device.bench").run_bench(program, emit)
+    elif name == "linux-guest":
+        importlib.import_module("guestclock.lab.inside_guest").run(program, emit)  # there where `linux_guest` put it
     else:
-        raise ValueError(f"lab: unknown program {name!r} (known: bench, classify, half, probe, script, steps)")
+        raise ValueError(
+            f"lab: unknown program {name!r} (known: bench, classify, half, linux-guest, probe, script, steps)"
+        )
 
 
 def _own() -> Any:
