@@ -31,7 +31,6 @@ CALLS = {
     abi.KVM_SET_MSRS: "KVM_SET_MSRS",
     abi.KVM_KVMCLOCK_CTRL: "KVM_KVMCLOCK_CTRL",
     abi.KVM_SET_TSC_KHZ: "KVM_SET_TSC_KHZ",
-    abi.KVM_RUN: "KVM_RUN",
 }
 
 TRACEFS, INSTANCE = "/sys/kernel/tracing", "/sys/kernel/tracing/instances/linux-guest"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,16 @@ class Ran:
     tsc_khz: int
     records: list[guest_init.Record]
 
+    @classmethod
+    def of(cls, lines: Iterable[Mapping[str, Any]]) -> Ran:
+        """From what was emitted inside. Raises LabError where the guest's kernel does not say what it keeps time by."""
+        said: dict[str, Any] = {}
+        for line in lines:
+            said |= line
+        clocksource, tsc_khz = by_its_log(said["console"])
+        records = list(guest_init.records(bytes.fromhex(said["told"])))
+        return cls(said["host"], said["trace"], clocksource, tsc_khz, records)
+
 
 def run(
     kernel: str,
@@ -66,6 +76,16 @@ def run(
     kernel, guest_kernel: as `guestclock lab setup` made them. Raises UserError where something is not set up, LabError
     where something of it did not do its work.
     """
+    ran = Ran.of(emitted(kernel, guest_kernel, clocksource, away_ns=away_ns, progress=progress))
+    if ran.clocksource != clocksource:
+        raise LabError(f"lab: the guest was told to keep time by {clocksource} and keeps it by {ran.clocksource}")
+    return ran
+
+
+def emitted(
+    kernel: str, guest_kernel: str, clocksource: str, *, away_ns: int, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """As `run`, but what was emitted inside as it is."""
     if clocksource not in CLOCKSOURCES:
         raise UserError(f"clocksource {clocksource!r}: expected {' or '.join(CLOCKSOURCES)}")
     qemu = emulator.find_fetched()
@@ -85,14 +105,7 @@ def run(
         "away_ns": away_ns,
         "timeout_s": TIMEOUT_S,
     }
-    said: dict[str, Any] = {}
-    for line in lab.run(program, timeout_s=TIMEOUT_S):
-        said |= line
-    used, tsc_khz = by_its_log(said["console"])
-    if used != clocksource:
-        raise LabError(f"lab: the guest was told to keep time by {clocksource} and keeps it by {used}")
-    records = list(guest_init.records(bytes.fromhex(said["told"])))
-    return Ran(said["host"], said["trace"], used, tsc_khz, records)
+    return lab.run(program, timeout_s=TIMEOUT_S)
 
 
 def archive(qemu: emulator.Fetched, kernel: bytes) -> bytes:

@@ -109,7 +109,6 @@ class _Reader:
     def event(self, name: str, thread: int, stamp: int, text: str) -> None:
         if name == CALL:
             words = {key: int(value, 16) for key, _, value in (word.partition("=") for word in text.split()[1:])}
-            self.begins(stamp, words)
             self.under_way[thread] = stamp, words
         elif name == RETURN and thread in self.under_way:
             first, words = self.under_way.pop(thread)
@@ -121,12 +120,13 @@ class _Reader:
             fields: dict[str, Any] = parse_fields(name, text)
             self.page = PvclockVcpuTimeInfo(**{key: fields[key] for key in PAGE_FIELDS})
             self.revealed.add(u64(self.page.tsc_timestamp - self.offset))
+            self.goes_on(stamp)
 
-    def begins(self, stamp: int, words: dict[str, int]) -> None:
-        """The guest goes in again with the first KVM_RUN after QEMU has told it that it was stopped."""
+    def goes_on(self, stamp: int) -> None:
+        """QEMU has told the guest that it was stopped; it goes in again when its page has been written."""
         calls = self.found.calls
-        if CALLS[words["cmd"]] == "KVM_RUN" and calls and calls[-1].name == "KvmclockCtrl":
-            calls.append(Call("Start", stamp, stamp))
+        if calls and calls[-1].name == "KvmclockCtrl":
+            calls.append(Call("Start", calls[-1].last, stamp))
             self.running_since = stamp
 
     def returns(self, name: str, words: dict[str, int], first: int, last: int) -> None:

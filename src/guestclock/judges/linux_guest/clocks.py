@@ -28,16 +28,14 @@ Counter = Callable[[int], Span]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A timekeeper's: between two ticks it multiplies by least or by most, and shifts."""
+    """A timekeeper's: counts times mult, shifted, are ns."""
 
-    least: int
-    most: int
+    mult: int
     shift: int
 
-    def ns(self, counted: int) -> tuple[Fraction, Fraction]:
-        """What so many counts can be, ns, exact."""
-        both = Fraction(counted * self.least, 1 << self.shift), Fraction(counted * self.most, 1 << self.shift)
-        return min(both), max(both)
+    def ns(self, counted: int) -> Fraction:
+        """What so many counts are, ns, exact."""
+        return Fraction(counted * self.mult, 1 << self.shift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +51,17 @@ class Reached:
         return cls(host(reading.before), reading.value_ns, host(reading.after))
 
 
-def rates(name: str, tsc_khz: int) -> tuple[Rate, Rate]:
-    """(Of MONOTONIC and all that is made of it, of MONOTONIC_RAW) in a kernel that keeps time by that clocksource.
+def rate(name: str, tsc_khz: int) -> Rate:
+    """Of MONOTONIC, of all that is made of it, and of MONOTONIC_RAW, in a kernel that keeps time by that clocksource.
 
-    NTP steers nothing, so MONOTONIC's multiplier is one of two neighbours, or always the same.
+    They have one rate, as NTP steers nothing and a tick at 250 Hz is a whole number of ns, so that no tick changes it.
     """
     clock = clocksource(name, tsc_khz=tsc_khz)
     timekeeper = Timekeeper.start(clock, 0, hz=HZ, monotonic_ns=0, realtime_ns=0)
     timekeeper.tick_until(SETTLED_S * clock.freq * clock.scale)
-    mult = timekeeper.mono_mult - timekeeper.ntp_err_mult
-    more = 0 if timekeeper.steady else 1
-    return Rate(mult, mult + more, clock.shift), Rate(clock.mult, clock.mult, clock.shift)
+    assert timekeeper.steady, name
+    assert timekeeper.mono_mult == timekeeper.raw_mult, name
+    return Rate(timekeeper.mono_mult, clock.shift)
 
 
 def left_open(readings: Iterable[Reached], counter: Counter, rate: Rate, origin: int) -> Span | None:
@@ -74,9 +72,8 @@ def left_open(readings: Iterable[Reached], counter: Counter, rate: Rate, origin:
     found: Span | None = None
     for reading in readings:
         first, last = (counter(at) for at in (reading.before, reading.after))
-        least, _ = rate.ns(first.lo - origin)
-        _, most = rate.ns(last.hi - origin)
-        span = Span(floor(reading.value_ns - most), ceil(reading.value_ns + 1 - least))
+        least, most = rate.ns(first.lo - origin), rate.ns(last.hi - origin)
+        span = Span(floor(reading.value_ns - most), ceil(reading.value_ns + 1 - least))  # the clock is rounded down
         found = span if found is None else found.common(span)
         if found is None:
             return None

@@ -12,8 +12,8 @@ from guestclock.arith import s64
 from guestclock.check import Span
 from guestclock.compare.aligned import NotAligned
 from guestclock.judges.linux_guest.calls import Line, Segment, Watched, watched
-from guestclock.judges.linux_guest.clocks import Counter, Rate, Reached, left_open, rates
-from guestclock.judges.linux_guest.played import ROUNDING_NS, Played, hull, played
+from guestclock.judges.linux_guest.clocks import Counter, Reached, left_open, rate
+from guestclock.judges.linux_guest.played import BEFORE, ROUNDING_NS, Played, hull, played
 from guestclock.lab import LabError
 from guestclock.lab.guest_init import CLOCKS, Record
 from guestclock.lab.linux_guest import Ran, run
@@ -113,7 +113,8 @@ def judge(ran: Ran, kernel: str, guest_kernel: str) -> Judged:
     try:
         model = played(seen, ran.host["tsc_khz"], judged.profile)
     except NotAligned as other_way:
-        judged.differences.append(f"call {other_way.index}: QEMU {other_way.real}, the recipe {other_way.model}")
+        step = other_way.index - BEFORE
+        judged.differences.append(f"operation {step}: QEMU's is {other_way.real}, the recipe's {other_way.model}")
         return judged
     told = by_segment(ran.records, seen)
     for name, before, after, stopped in SEGMENTS:
@@ -218,14 +219,12 @@ class _View:
 
     def clock(self, name: str) -> Row:
         """By the guest's readings."""
-        steered, raw = rates(self.ran.clocksource, self.ran.tsc_khz)
-        rate = raw if name == "MONOTONIC_RAW" else steered
         before = [Reached.of(record.readings[name], self.before.host) for record in self.told_before]
         after = [Reached.of(record.readings[name], self.after.host) for record in self.told_after]
         gained = after[0].value_ns - before[-1].value_ns
         stopped = self.start - self.stop
         predicted, run, freeze = (
-            self._gained(gained, before, after, rate, course)
+            self._gained(gained, before, after, course)
             for course in (
                 lambda line, other: (self._counts(line), self._counts(other)),
                 lambda line, other: (self._counts(line), self._counts(line)),
@@ -244,15 +243,15 @@ class _View:
         gained: int,
         before: list[Reached],
         after: list[Reached],
-        rate: Rate,
         course: Callable[[Line, Line], tuple[Counter, Counter]],
     ) -> Span | None:
         """What the clock can gain from its last reading before to its first one after, where its counter does that."""
         found: list[Span] = []
+        by = rate(self.ran.clocksource, self.ran.tsc_khz)
         for lines in self.lines:
             counted, counts = course(*lines)
             origin = counted(before[-1].after).lo
-            ahead, later = left_open(before, counted, rate, origin), left_open(after, counts, rate, origin)
+            ahead, later = left_open(before, counted, by, origin), left_open(after, counts, by, origin)
             if ahead is None or later is None:
                 return None
             found.append(ahead - later + gained)

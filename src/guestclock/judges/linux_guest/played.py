@@ -25,6 +25,10 @@ from guestclock.vmm.recipe import Recipe, load
 STOP_CONT, SAVE_LOAD = "qemu-stop-cont", "qemu-migrate"
 """The recipes that are played. savevm and loadvm are a migration by way of a file."""
 
+_FIRST = ("CreateVm", "CreateVcpu", "EnableKvmclock", "SetTscOffset", "SetClock", "Start")
+BEFORE = len(_FIRST) + 1
+"""So many operations make the model's VM be as the kernel's was, the last one a look at it."""
+
 ROUNDING_NS = 1
 """Where KVM takes a new snapshot of its clock, it rounds the host's raw clock down at a phase that is not known."""
 
@@ -143,5 +147,4 @@ class _Aligned(X86Aligned):
 
 def _before(start: int) -> list[Call]:
     """What makes the model's VM be as the kernel's was, when the page was written that its guest used at first."""
-    names = ("CreateVm", "CreateVcpu", "EnableKvmclock", "SetTscOffset", "SetClock", "Start")
-    return [Call(name, start, start) for name in names]
+    return [Call(name, start, start) for name in _FIRST]
