@@ -21,6 +21,7 @@ from guestclock.lab.boot import Lab, ready
 from guestclock.lab.imports import closure
 from guestclock.lab.inside_guest import DISK, TOLD
 from guestclock.lab.overlay import CODE, EMPTY, PACKAGE
+from guestclock.lab.setup import check_name
 from guestclock.lab.tools import LabError
 
 CLOCKSOURCES = ("kvm-clock", "tsc")
@@ -88,6 +89,8 @@ def emitted(
     """As `run`, but what was emitted inside as it is."""
     if clocksource not in CLOCKSOURCES:
         raise UserError(f"clocksource {clocksource!r}: expected {' or '.join(CLOCKSOURCES)}")
+    check_name(kernel)
+    check_name(guest_kernel)
     qemu = emulator.find_fetched()
     if qemu is None:
         raise UserError(
