@@ -4,6 +4,7 @@
 # make test   lint, types and the fast tests; needs a C compiler, but no root, no KVM, no QEMU (tests on /dev/kvm run where it
 #             answers, and say so where not)
 # make lab    the tests on real kernels under QEMU (first: guestclock lab setup, or make run)
+# make compare  the long comparison: random programs on each of Debian's kernels in the lab, x86 and arm64, against the model
 # make mutants  deliberate changes of the model: each must make a test fail
 # make bench  how fast
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKED := qemu-migrate
 
-.PHONY: install run test lint lab mutants bench clean
+.PHONY: install run test lint lab compare mutants bench clean
 install: $(READY)
 
 $(READY): pyproject.toml
@@ -38,6 +39,12 @@ test: install lint
 
 lab: install
 	$(BIN)/pytest -m lab
+
+compare: install
+	$(BIN)/guestclock lab compare 6.1 --count 300 --record out/compare-x86-6.1.gz
+	$(BIN)/guestclock lab compare 6.12 --count 300 --record out/compare-x86-6.12.gz
+	$(BIN)/guestclock lab compare 6.1 --arch arm64 --count 200 --record out/compare-arm64-6.1.gz
+	$(BIN)/guestclock lab compare 6.12 --arch arm64 --count 200 --record out/compare-arm64-6.12.gz
 
 mutants: install
 	$(BIN)/python -m tests.mutants

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import empty_steps, engine_table, explore_pages, pvclock_reads, startup, tsc_writes
+from benchmarks import clock_reads, empty_steps, engine_table, explore_pages, pvclock_reads, startup, tsc_writes
 
 
 def main() -> None:
-    for benchmark in (pvclock_reads, empty_steps, tsc_writes, engine_table, explore_pages, startup):
+    for benchmark in (pvclock_reads, clock_reads, empty_steps, tsc_writes, engine_table, explore_pages, startup):
         benchmark.main()
 
 

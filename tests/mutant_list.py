@@ -34,6 +34,23 @@ def engine(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"explore/{file}.py", old, new, ENGINE[file])
 
 
+def accumulation(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, "linux/accumulation.py", old, new, TIME)
+
+
+def timekeeper(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, "linux/timekeeper.py", old, new, TIME)
+
+
+def clocks(name: str, file: str, old: str, new: str) -> Mutant:
+    tests = {
+        "guest/clock_readers": ("tests/guest/test_clock_readers.py",),
+        "linux/ticks": ("tests/linux/test_real_hour.py",),
+    }
+    modules = ("timers", "watchdogs", "sched_clock", "selection")
+    return Mutant(name, f"{file}.py", old, new, tests.get(file, tuple(f"tests/linux/test_{m}.py" for m in modules)))
+
+
 def arm64(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"kvm/model/arm64/{file}.py", old, new, ARM64)
 
@@ -187,9 +204,43 @@ MUTANTS = [
            "        return 0\n", ("tests/machine", "tests/kvm/model/arm64/test_sleep.py")),
     Mutant("scale-delta-rounds-up", "arith/kernel.py", "    return shifted * mul >> 32", "    return shifted * mul + 2**32 - 1 >> 32",
            ("tests/arith/test_kernel_vectors.py", "tests/arith/test_kernel_against_c.py")),
-    Mutant("raw-clock-slewed", "linux/timekeeper.py",
-           "        return (self.raw_snsec + self._elapsed(cycles) * self.raw_mult) >> self.clock.shift",
-           "        return (self.raw_snsec + self._elapsed(cycles) * self.mono_mult) >> self.clock.shift", TIME),
+    accumulation("raw-clock-slewed", "        return self.raw_snsec + delta * self.raw_mult",
+                 "        return self.raw_snsec + delta * self.mono_mult"),
+    accumulation("a-second-taken-back-is-told-twice", "            self.skip_second_overflow = True", "            pass"),
+    accumulation("ticks-run-past-the-second", "                many = many if many < left else left\n",
+                 "                many = left\n"),
+    accumulation("settled-seconds-are-not-counted", "            self.ntp.seconds_pass(seconds)\n", ""),
+    accumulation("leap-forgets-tai", "                self.tai_offset -= leap\n", ""),
+    timekeeper("settimeofday-keeps-the-fraction",
+               "            self.mono_snsec = self.mono_snsec >> shift << shift\n", ""),
+    timekeeper("mirror-keeps-the-ticks-copy", "            self.shadow = None\n\n    def parted", "            pass\n\n    def parted"),
+    timekeeper("injection-forgets-boottime", "        self.offs_boot_ns = as_s64(self.offs_boot_ns + ns)\n", ""),
+    timekeeper("tai-is-not-mirrored", "            self.timekeeping_update(TK_MIRROR | TK_CLOCK_WAS_SET)\n        if asked",
+               "            self.timekeeping_update(TK_CLOCK_WAS_SET)\n        if asked"),
+    Mutant("phase-slewed-at-once", "linux/ntp.py", "return shift_right(self.time_offset, _SHIFT_PLL + self.time_constant)",
+           "return self.time_offset", TIME),
+    Mutant("ntp-clear-drops-the-frequency", "linux/ntp.py", "        self.time_adjust_us = 0\n        self.time_status |= STA_UNSYNC",
+           "        self.time_adjust_us = self.time_freq = 0\n        self.time_status |= STA_UNSYNC", TIME),
+    Mutant("raw-in-the-clock-s-own-base-time", "linux/image.py", "            base_ns=raw_sec * NSEC_PER_SEC,", "            base_ns=base_ns,", TIME),
+    Mutant("vdso-shows-while-it-is-written", "linux/readout.py", "    def begin() -> None:\n        hres.seq += 1\n",
+           "    def begin() -> None:\n        hres.seq += 2\n", TIME),
+    Mutant("latch-written-where-it-is-read", "linux/readout.py",
+           "        return self.base1 if seq & 1 else self.base0", "        return self.base0 if seq & 1 else self.base1", TIME),
+    # ---- timers, watchdogs, readers
+    clocks("interrupt-with-old-offsets", "linux/timers", "        self.update_base(tk)\n        fired: tuple", "        fired: tuple"),
+    clocks("every-cpu-is-interrupted", "linux/timers", " for t in cpu.timers if t.clock in bases", " for t in cpu.timers"),
+    clocks("overrun-counts-the-expiry-twice", "linux/timers", "            ticks += self.timer.forward(now) - 1", "            ticks += self.timer.forward(now)"),
+    clocks("cancelled-for-ever", "linux/timers", "            self.moffs_ns = tk.offs_real_ns\n            self.ticks, self.expired = 0, False", "            self.ticks, self.expired = 0, False"),
+    clocks("soft-lockup-in-plain-seconds", "linux/watchdogs", "        now = sched_clock_ns >> 30\n        if paused", "        now = sched_clock_ns // 1_000_000_000\n        if paused"),
+    clocks("hung-at-first-sight", "linux/watchdogs", "            self.seen, self.last_switch = True, jiffies\n            return 0\n", "            self.seen = True\n"),
+    clocks("rate-change-jumps", "linux/sched_clock", "        now = self.ns(tsc)\n        self.mul", "        now = 0\n        self.mul"),
+    clocks("long-intervals-are-judged", "linux/selection", "        if cs_ns > INTERVAL_MAX_NS or wd_ns > INTERVAL_MAX_NS:\n            return \"skipped\"\n", ""),
+    clocks("refined-beyond-1-percent", "linux/frequency", "or apart > early.khz // 100", ""),
+    clocks("ticks-on-time", "linux/ticks", "            tk.advance(at)\n", "            tk.tick_until(at)\n"),
+    clocks("getter-looks-once", "guest/clock_readers", "        if not retry or readout.seq == seq:", "        if True:"),
+    clocks("vdso-takes-an-odd-sequence", "guest/clock_readers", "until=lambda: data.seq & 1 == 0", "until=lambda: True"),
+    clocks("nmi-does-not-stop-its-cpu", "guest/clock_readers", "    await cp(label, until=cpu.goes_on)", "    await cp(label)"),
+    clocks("irq-inside-a-writer", "guest/clock_readers", "until=lambda: not cpu.irqs_off and cpu.goes_on())", "until=cpu.goes_on)"),
     # ---- the explorer: orders
     engine("races-of-two-actors-back-to-back-only", "search", "                self._reverse(run, i, event)\n",
            "                if event.number == i + 1:\n                    self._reverse(run, i, event)\n"),

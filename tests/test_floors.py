@@ -52,6 +52,7 @@ INSIDE = [
     "guestclock.vmm.recipes.arm64_by_offset_migrate",
     "guestclock.vmm.recipes.best_before_5_16",
     "guestclock.lab.inside",
+    "guestclock.lab.inside_clocks",
 ]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from guestclock.compare.aligned import operations
+from guestclock.compare.author import Limits
 from guestclock.compare.judge import judge
-from guestclock.compare.programs import Limits, random_program
+from guestclock.compare.programs import random_program
 from guestclock.compare.x86.aligned import run_aligned
 from guestclock.compare.x86.comparison import X86Comparison
 from guestclock.errors import UserError

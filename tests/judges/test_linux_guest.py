@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from guestclock.check import Span
-from guestclock.judges.linux_guest import Judged, Operation, Row, judge, judge_linux_guest
+from guestclock.judges.linux_guest import Judged, Operation, Row, judge, judge_linux_guests
 from guestclock.judges.linux_guest import played as playing
 from guestclock.judges.linux_guest.calls import watched
 from guestclock.judges.linux_guest.clocks import rate
@@ -202,9 +201,7 @@ def test_a_row_without_a_prediction_does_not_agree():
 def test_a_guest_in_the_lab_does_what_the_model_says():
     """Half a minute of one CPU for each guest, and as much for the boot, where there is no snapshot of it yet."""
     setup([KERNEL], linux_guest=True)
-    with ThreadPoolExecutor(len(CLOCKSOURCES)) as pool:
-        guests = list(pool.map(lambda name: judge_linux_guest(KERNEL, clocksource=name), CLOCKSOURCES))
-    for clocksource, found in zip(CLOCKSOURCES, guests, strict=True):
+    for clocksource, found in zip(CLOCKSOURCES, judge_linux_guests(KERNEL), strict=True):
         assert found.agrees, found
         for operation in found.operations:
             for row in operation.rows:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from guestclock.compare.aligned import Circumstances
+from guestclock.compare.author import Limits
 from guestclock.compare.judge import judge
-from guestclock.compare.programs import Limits, random_program
+from guestclock.compare.programs import random_program
 from guestclock.errors import UserError
 from guestclock.lab import Lab
 from guestclock.lab.setup import setup

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guestclock.linux import Timekeeper, adjtimex_freq, clocksource, tick_length
+from guestclock.linux import Timekeeper, Timex, adjtimex_freq, clocksource, tick_length
+from guestclock.linux.ntp import ADJ_FREQUENCY
 from guestclock.sim import WidthObserver, watching
 
 KHZ = st.sampled_from([999_999, 1_000_000, 2_100_000, 2_596_122, 2_900_000, 3_400_001])
@@ -141,6 +142,12 @@ class Loops:
         )
 
 
+def slew(tk, cycles, freq):
+    """adjtimex(ADJ_FREQUENCY) on a timekeeper whose ticks come on time."""
+    tk.tick_until(cycles)
+    tk.adjtimex(cycles, Timex(modes=ADJ_FREQUENCY, freq=freq))
+
+
 def state_of(tk):
     return (tk.cycle_last, tk.mono_mult, tk.ntp_error, tk.ntp_err_mult, tk.mono_snsec, tk.raw_snsec)
 
@@ -177,7 +184,7 @@ def play(tk, loops, events, start, khz, look):
             tk.tick_until(cycles)
             loops.tick_until(cycles)
         elif event[0] == "freq":
-            tk.adjust_frequency(cycles, event[1])
+            slew(tk, cycles, event[1])
             loops.adjust_frequency(cycles, event[1])
         else:
             new = clocksource(event[1], tsc_khz=khz)
@@ -213,7 +220,7 @@ def test_lazy_ticks_are_the_kernels_loop(name, khz, hz, start, events):
 def test_dithering_from_any_error_is_the_kernels_loop(khz, freq, around, more, ticks):
     """Errors at and around the borders of the range that the closed form relies on, and far outside."""
     tk, loops = both("tsc", khz, 250, 0)
-    tk.adjust_frequency(0, freq)
+    slew(tk, 0, freq)
     loops.adjust_frequency(0, freq)
     grow, step = tk._error_per_tick(), tk.cycle_interval << tk._error_shift
     borders = {
@@ -237,7 +244,7 @@ def never_dithers(tk, ticks):
 def test_the_loop_catches_a_timekeeper_that_does_not_dither(monkeypatch):
     monkeypatch.setattr(Timekeeper, "_dither", never_dithers)
     tk, loops = both("tsc", 2_596_122, 250, 0)
-    tk.adjust_frequency(0, adjtimex_freq(100))
+    slew(tk, 0, adjtimex_freq(100))
     loops.adjust_frequency(0, adjtimex_freq(100))
     later = 1000 * tk.cycle_interval
     tk.tick_until(later)
@@ -250,7 +257,7 @@ def test_the_loop_catches_a_timekeeper_that_does_not_dither(monkeypatch):
 def test_a_late_tick_is_the_kernels_late_tick(khz, hz, freq, gaps, part):
     """advance(): all complete intervals at one multiplier, one adjustment, the rest of the interval kept."""
     tk, loops = both("tsc", khz, hz, 0)
-    tk.adjust_frequency(0, freq)
+    slew(tk, 0, freq)
     loops.adjust_frequency(0, freq)
     cycles = 0
     for gap in gaps:
@@ -266,7 +273,7 @@ def test_how_far_idle_ticks_can_lead_astray(khz, hz, freq, before, gap):
     """A CPU that sleeps through `gap` ticks keeps its multiplier: at most one step of it, times the gap."""
     eager, late = (both("tsc", khz, hz, 0)[0] for _ in range(2))
     for tk in (eager, late):
-        tk.adjust_frequency(0, freq)
+        slew(tk, 0, freq)
         tk.tick_until(before * tk.cycle_interval)
     cycles = (before + gap) * eager.cycle_interval
     eager.tick_until(cycles)
@@ -287,7 +294,7 @@ def test_raw_is_one_line_however_often_it_is_accumulated(khz, hz, start, freq, m
     cycles = start
     for step, settime in moves:
         cycles += step
-        tk.adjust_frequency(cycles, freq) if not settime else tk.step_realtime(cycles, -1_000)
+        slew(tk, cycles, freq) if not settime else tk.inject_offset(cycles, -1_000)
         cycles += 17
         tk.tick_until(cycles)
         for at in (cycles, cycles + 10**10):
@@ -298,7 +305,7 @@ def test_raw_is_one_line_however_often_it_is_accumulated(khz, hz, start, freq, m
 def test_monotonic_is_not_that_line_once_it_is_slewed():
     tk, _ = both("tsc", 2_596_122, 250, 0)
     a, mult, shift = tk.raw_line()
-    tk.adjust_frequency(0, adjtimex_freq(50_000))
+    slew(tk, 0, adjtimex_freq(50_000))
     assert tk.monotonic_ns(10**10) != (a + 10**10 * mult) >> shift
 
 
@@ -323,8 +330,8 @@ def test_steady_means_that_ticks_can_be_left_out(khz, hz, freq, before, ticks):
     """After a slew is over MONOTONIC is a line again, parallel to RAW."""
     ticked, left = (both("tsc", khz, hz, 0)[0] for _ in range(2))
     for tk in (ticked, left):
-        tk.adjust_frequency(0, freq)
-        tk.adjust_frequency(before * tk.cycle_interval + 99, 0)
+        slew(tk, 0, freq)
+        slew(tk, before * tk.cycle_interval + 99, 0)
         tk.tick_until((before + 10_000) * tk.cycle_interval)
     assert left.steady
     cycles = ticked.cycle_last + ticks * ticked.cycle_interval + 5
@@ -351,7 +358,7 @@ def test_steady_is_said_only_where_it_is_true(khz, events):
     cycles = 0
     for event in events:
         if event[0] == "step":
-            tk.step_realtime(cycles, 1)
+            tk.inject_offset(cycles, 1)
         else:
             cycles = play(tk, loops, [event], cycles, khz, lambda c: None)
     if tk.steady:
@@ -367,19 +374,19 @@ def test_a_correction_under_way_is_not_steady(then):
     """A multiplier that is one more until the next tick; an error that the next tick will see."""
     tk, _ = both("tsc", 2_596_122, 250, 0)
     half = tk.cycle_interval // 2
-    tk.adjust_frequency(0, adjtimex_freq(-100_000))
-    tk.adjust_frequency(half, 0)
+    slew(tk, 0, adjtimex_freq(-100_000))
+    slew(tk, half, 0)
     assert (tk._error_per_tick(), tk.ntp_err_mult, tk.ntp_error > 0) == (0, 0, True)
     if then == "step":
         tk.tick_until(tk.cycle_interval)
-        tk.step_realtime(tk.cycle_interval, 5)
+        tk.inject_offset(tk.cycle_interval, 5)
         assert (tk.ntp_err_mult, tk.ntp_error) == (1, 0)
     assert not tk.steady
 
 
 def test_while_slewed_no_tick_can_be_left_out():
     tk, _ = both("tsc", 2_596_122, 250, 0)
-    tk.adjust_frequency(0, adjtimex_freq(100))
+    slew(tk, 0, adjtimex_freq(100))
     assert not tk.steady
     later = 10**6 * tk.cycle_interval
     unticked = tk.monotonic_ns(later)
@@ -421,7 +428,7 @@ def test_a_clocksource_change_that_forgets_forward_now_is_caught(monkeypatch):
 def test_the_rate_that_was_asked_for_is_reached(ppb):
     """Over an hour MONOTONIC gains what the frequency says, to the tick during which it was set and one mult step."""
     tk, _ = both("tsc", 2_596_122, 250, 0)
-    tk.adjust_frequency(0, adjtimex_freq(ppb))
+    slew(tk, 0, adjtimex_freq(ppb))
     hour = 3600 * 2_596_122_000
     tk.tick_until(hour)
     gained = tk.monotonic_ns(hour) - tk.raw_ns(hour)
@@ -436,11 +443,11 @@ def test_what_adjtimex_can_say():
 
 def test_a_realtime_step_moves_only_realtime():
     tk, _ = both("tsc", 2_596_122, 250, 0)
-    tk.adjust_frequency(0, adjtimex_freq(1234))
+    slew(tk, 0, adjtimex_freq(1234))
     t = 10**10
     tk.tick_until(t)
     before = (tk.monotonic_ns(t), tk.raw_ns(t), tk.boottime_ns(t), tk.realtime_ns(t))
-    tk.step_realtime(t, -3_600 * SECOND)
+    tk.inject_offset(t, -3_600 * SECOND)
     after = (tk.monotonic_ns(t), tk.raw_ns(t), tk.boottime_ns(t), tk.realtime_ns(t))
     assert after[:3] == before[:3]
     assert after[3] == before[3] - 3_600 * SECOND
@@ -519,7 +526,7 @@ def test_a_persistent_clock_that_went_back_takes_nothing_away():
 
 def test_what_ntp_had_still_to_correct_is_dropped_by_a_sleep():
     tk, _ = both("tsc", 2_596_122, 250, 0)
-    tk.adjust_frequency(0, adjtimex_freq(77))
+    slew(tk, 0, adjtimex_freq(77))
     tk.tick_until(10**9)
     assert tk.ntp_error != 0
     slept(tk, 10**9, 10**9, (0, 1))

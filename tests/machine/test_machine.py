@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guestclock.errors import UserError
-from guestclock.linux import VCLOCK_HVCLOCK, VCLOCK_NONE, VCLOCK_PVCLOCK, VCLOCK_TSC
+from guestclock.linux import VCLOCK_HVCLOCK, VCLOCK_NONE, VCLOCK_PVCLOCK, VCLOCK_TSC, Timex
+from guestclock.linux.ntp import ADJ_MAXERROR, ADJ_STATUS, ADJ_TAI, STA_PLL
 from guestclock.machine import Counter, HostSpec, X86Machine
 from guestclock.sim import PS_PER_NS, PS_PER_S, Scheduler, Timeline, WidthObserver, cp, drawn_ps, watching
 
@@ -400,3 +401,24 @@ def test_every_field_fits_the_kernels_type_through_a_random_life(seed):
             now = machine.ktime_get_ns()
             assert now >= last
             last = now
+
+
+# ---- what sets a machine's clocks
+
+
+def test_a_machines_clocks_are_set_and_steered_as_its_timekeepers():
+    """Ticks that are due are taken first, the steady machine's too, so that NTP has heard of every second."""
+    timeline, machine = make(realtime_ns=1_760_000_000 * SECOND)
+    machine.adjtimex(Timex(modes=ADJ_STATUS | ADJ_MAXERROR, status=STA_PLL, maxerror=0))
+    timeline.now_ps += 1000 * PS_PER_S + PS_PER_S // 100
+    answer = machine.adjtimex(Timex(modes=ADJ_TAI, constant=37))
+    assert (answer.maxerror, answer.tai) == (1000 * 500, 37)
+    assert machine.ktime_get_tai_ns() - machine.ktime_get_real_ns() == 37 * SECOND
+    assert machine.settimeofday(1_800_000_000 * SECOND) == 0
+    assert machine.ktime_get_real_ns() == 1_800_000_000 * SECOND
+    assert machine.settimeofday(5) == -22
+    monotonic, boottime = machine.ktime_get_ns(), machine.ktime_get_boottime_ns()
+    assert machine.inject_sleeptime(600 * SECOND)
+    assert machine.ktime_get_ns() == monotonic
+    assert machine.ktime_get_boottime_ns() - boottime == 600 * SECOND
+    assert not machine.inject_sleeptime(-1)

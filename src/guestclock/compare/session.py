@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guestclock.compare.aligned import Circumstances, HostCounter
+from guestclock.compare.aligned import Aligned, Circumstances, HostCounter
+from guestclock.compare.author import Limits
 from guestclock.compare.judge import aligned, judge
-from guestclock.compare.programs import Limits, random_program
+from guestclock.compare.programs import random_program
 from guestclock.compare.shrink import shortest
 from guestclock.compare.tally import Tally
 from guestclock.compare.verdict import Verdict
@@ -123,8 +125,13 @@ class Session:
 
     def modelled(self, program: Program, real: Trace) -> Trace:
         """The model's trace at the instants of the real one, in time as the real host's kernel reckons it."""
-        model = aligned(real, program, self.profile, self.circumstances)
-        return _by_the_hosts_counter(model, real, HostCounter.of(real, self.circumstances.true_hz))
+        return self.played(program, real).trace
+
+    def played(self, program: Program, real: Trace, *, own_answers: bool = False) -> Aligned:
+        """As `modelled`, and what else is known of the model's run. own_answers: see Circumstances."""
+        played = aligned(real, program, self.profile, replace(self.circumstances, own_answers=own_answers))
+        played.trace = _by_the_hosts_counter(played.run(), real, played.counter)
+        return played
 
     @property
     def circumstances(self) -> Circumstances:
@@ -175,6 +182,7 @@ def record(session: Session, compared: Sequence[Compared], path: Path) -> None:
     head = {"guestclock_recording": RECORDING_VERSION, "arch": session.arch, "kernel": session.kernel}
     entries = [{"seed": c.seed, "program": c.program, "lines": c.lines} for c in compared]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(path, "wt", encoding="utf-8", compresslevel=6) as file:
             for entry in (head, *entries):
                 file.write(json.dumps(entry, separators=(",", ":")) + "\n")
@@ -191,8 +199,12 @@ def _read(path: Path, arch: str, kernel: str) -> Iterator[dict[str, Any]]:
             if (head["arch"], head["kernel"]) != (arch, kernel):
                 told = f"{head['kernel']} ({head['arch']})"
                 raise UserError(f"{path}: is a recording of kernel {told}, asked for is {kernel} ({arch})")
-            yield from map(json.loads, file)
+            for line in file:
+                entry = json.loads(line)
+                yield {key: entry[key] for key in ("seed", "program", "lines")}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (EOFError, ValueError, KeyError) as error:
+    except KeyError as missing:
+        raise UserError(f"{path}: damaged: {missing} is missing") from None
+    except (EOFError, ValueError, TypeError, zlib.error) as error:
         raise UserError(f"{path}: damaged: {error}") from None

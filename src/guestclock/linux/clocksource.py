@@ -106,13 +106,23 @@ def mult_shift(freq: int, scale: int, mask: int) -> tuple[int, int]:
     seconds = mask // freq // scale or 1
     if seconds > 600 and mask > _MASK_32:
         seconds = 600
-    room = 32 - (seconds * scale * freq >> 32).bit_length()
-    mult, shift = 0, 0
-    for shift in range(32, 0, -1):
-        mult = ((_NSEC_PER_SEC // scale << shift) + freq // 2) // freq
-        if mult >> room == 0:
-            break
+    mult, shift = calc_mult_shift(freq, _NSEC_PER_SEC // scale, seconds * scale)
     while mult + mult * 11 // 100 > _MASK_32:
         mult >>= 1
         shift -= 1
+    return mult, shift
+
+
+def calc_mult_shift(from_hz: int, to_hz: int, seconds: int) -> tuple[int, int]:
+    """(mult, shift) that turn a count at from_hz into one at to_hz: the finest that holds for so many seconds.
+
+    Rates in one unit (both Hz, both kHz). mult is rounded to nearest.
+    Source: kernel/time/clocksource.c clocks_calc_mult_shift(), v6.12.
+    """
+    room = 32 - (seconds * from_hz >> 32).bit_length()
+    mult, shift = 0, 0
+    for shift in range(32, 0, -1):
+        mult = ((to_hz << shift) + from_hz // 2) // from_hz
+        if mult >> room == 0:
+            break
     return mult, shift

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from guestclock.errors import UserError
 from guestclock.linux.clocksource import Clocksource
-from guestclock.linux.ntp import MAX_FREQ_PPB, adjtimex_freq
+from guestclock.linux.ntp import ADJ_FREQUENCY, MAX_FREQ_PPB, Timex, TimexAnswer, adjtimex_freq
 from guestclock.linux.timekeeper import Timekeeper
 from guestclock.machine.counter import AnyCounter
 from guestclock.sim.checkpoint import cp
@@ -97,6 +97,9 @@ class Machine:
     def ktime_get_boottime_ns(self, cpu: int = 0) -> int:
         return self.timekeeper.boottime_ns(self._cycles(cpu))
 
+    def ktime_get_tai_ns(self, cpu: int = 0) -> int:
+        return self.timekeeper.tai_ns(self._cycles(cpu))
+
     def readers(self) -> dict[str, Callable[[int], int]]:
         """What ReadHostClock may name, and how it is read on a CPU; a subclass adds its counter."""
         return {
@@ -154,6 +157,7 @@ class Machine:
         if name == self.clocksource:
             return True
         now = self._read_ps()
+        self._ticks(now)
         clock, counter = self._clocksources[name]
         self.timekeeper.change_clocksource(clock, self._counter().at(now), counter.at(now))
         for heard in self.on_clocksource_change:
@@ -164,14 +168,32 @@ class Machine:
         """REALTIME moves by ns (signed) at once. Refused, as in the kernel, if it would come before MONOTONIC."""
         if self.timekeeper.offs_real_ns + ns < 0:
             raise UserError(f"step_realtime: {ns} ns would put REALTIME before MONOTONIC, the kernel answers EINVAL")
-        self.timekeeper.step_realtime(self._cycles(0), ns)
+        self.timekeeper.inject_offset(self._writers_cycles(), ns)
+
+    def settimeofday(self, ns: int) -> int:
+        """clock_settime(CLOCK_REALTIME) to ns; 0 or -EINVAL."""
+        return self.timekeeper.settimeofday(self._writers_cycles(), ns)
+
+    def adjtimex(self, asked: Timex) -> TimexAnswer:
+        """adjtimex() on this machine, now."""
+        return self.timekeeper.adjtimex(self._writers_cycles(), asked)
 
     def adjust_frequency(self, ppb: int) -> None:
         """adjtimex(ADJ_FREQUENCY): MONOTONIC runs ppb (signed) faster than the clocksource says, from now on."""
         if not -MAX_FREQ_PPB <= ppb <= MAX_FREQ_PPB:
             raise UserError(f"adjust_frequency: {ppb} ppb, expected at most {MAX_FREQ_PPB} either way")
-        now = self._read_ps()
-        self.timekeeper.adjust_frequency(self._counter().at(now), adjtimex_freq(ppb))
+        self.adjtimex(Timex(modes=ADJ_FREQUENCY, freq=adjtimex_freq(ppb)))
+
+    def inject_sleeptime(self, ns: int) -> bool:
+        """timekeeping_inject_sleeptime64(), now: the machine is told that it slept ns. Whether it believes it."""
+        return self.timekeeper.inject_sleeptime64(self._writers_cycles(), ns)
+
+    def _writers_cycles(self) -> int:
+        """One read of the clocksource for a write section; the ticks due until then have been taken, all of them."""
+        self._awake()
+        now = self.timeline.read_ps()
+        self._ticks(now)
+        return self._counter().at(now)
 
     # ---- sleep
 
@@ -222,6 +244,7 @@ class Machine:
     def _suspend(self) -> int:
         """timekeeping_suspend() now; answers the instant."""
         now = self._read_ps()
+        self._ticks(now)
         self.timekeeper.suspend(self._counter().at(now), self._persistent_ns(now))
         self._sleeping.asleep = True
         return now

@@ -15,6 +15,7 @@ from guestclock.linux.clocksource import (
     VCLOCK_TSC,
     clocksource,
 )
+from guestclock.linux.selection import choose
 from guestclock.machine.counter import AnyCounter, Counter, Derived
 from guestclock.machine.machine import Machine
 from guestclock.machine.spec import HostSpec
@@ -198,8 +199,7 @@ class X86Machine(Machine):
 
     def _drop_tsc(self) -> None:
         if self.clocksource == "tsc":
-            rest = [clock for name, (clock, _) in self._clocksources.items() if name != "tsc"]
-            self.set_clocksource(sorted(rest, key=lambda c: -c.rating)[0].name)
+            self.set_clocksource(choose([clock for clock, _ in self._clocksources.values()], {"tsc": 0}).name)
 
     def set_cpu_khz(self, cpu: int, khz: int) -> None:
         """cpufreq changes a CPU's frequency, and without constant_tsc its TSC's rate: the TSC becomes unstable."""

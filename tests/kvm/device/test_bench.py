@@ -11,8 +11,9 @@ from guestclock.errors import UserError
 from guestclock.kvm.device import bench as module
 from guestclock.kvm.device.arm64 import reads as arm64
 from guestclock.kvm.device.arm64.bench import Arm64Bench
-from guestclock.kvm.device.bench import Samples, run_bench
+from guestclock.kvm.device.bench import run_bench
 from guestclock.kvm.device.ioctls import IoctlError
+from guestclock.kvm.device.samples import Samples
 from guestclock.kvm.device.vcpu import Vcpu
 from guestclock.kvm.device.x86 import reads as x86
 from guestclock.kvm.device.x86.bench import X86Bench

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from guestclock.abi.arm64 import ARM_SMCCC_VENDOR_HYP_KVM_PTP_FUNC_ID, KVM_PTP_PHYS_COUNTER, KVM_PTP_VIRT_COUNTER
-from guestclock.compare.programs import NS_PER_S, Author, Limits, Step, Verbs
+from guestclock.compare.author import NS_PER_S, Author, Limits, Step, Verbs
 
 EDGES = (0, 1, 2**63 - 1, 2**63, 2**64 - 1)
 TIMERS = ("virtual", "physical")
@@ -57,6 +57,10 @@ class Arm64Author(Author):
             return self.rng.choice(EDGES)
         return self.rng.randint(0, 10**6 * self.limits.counter_hz)
 
+    def deadline(self) -> int:
+        """Any CVAL but "never": QEMU 7.2 does not come back from a timer due beyond the counter's end."""
+        return min(self.ticks(), 2**64 - 1 - 10**7 * self.limits.counter_hz)
+
     # ---- verbs
 
     def set_counter(self) -> Step:
@@ -82,7 +86,7 @@ class Arm64Author(Author):
 
     def set_reg(self) -> Step:
         i, reg = self.one(), self.rng.choice(REGISTERS)
-        value = self.rng.choice((0, IMASK, IMASK | 1, IMASK | 5)) if reg.endswith("CTL") else self.ticks()
+        value = self.rng.choice((0, IMASK, IMASK | 1, IMASK | 5)) if reg.endswith("CTL") else self.deadline()
         return self.entry("vmm", "set-reg", f"vCPU {i}: {reg} := {value}", vcpus=[i], reg=reg, value=[["int", value]])
 
     def get_reg(self) -> Step:
@@ -95,7 +99,7 @@ class Arm64Author(Author):
 
     def write_sysreg(self) -> Step:
         i, reg = self.one(), self.rng.choice(SYSREGS)
-        value = self.rng.choice((0, IMASK, IMASK | 1)) if "CTL" in reg else self.ticks()
+        value = self.rng.choice((0, IMASK, IMASK | 1)) if "CTL" in reg else self.deadline()
         say = f"guest on vCPU {i}: {reg} := {value}"
         return self.entry("guest", "write-sysreg", say, vcpus=[i], reg=reg, value=[["int", value]])
 

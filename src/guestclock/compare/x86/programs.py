@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from guestclock.compare.programs import NS_PER_S, Author, Limits, Step, Verbs
+from guestclock.compare.author import NS_PER_S, Author, Limits, Step, Verbs
 
 
 class X86Author(Author):

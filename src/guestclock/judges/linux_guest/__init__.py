@@ -1,6 +1,6 @@
 """A Linux guest of QEMU's in the lab: do its clocks do what QEMU's recipe, on the model, says they do?
 
-judged = judge_linux_guest("6.12")
+for judged in judge_linux_guests("6.12"): ...
 """
 
 from guestclock.judges.linux_guest.judge import (
@@ -9,7 +9,7 @@ from guestclock.judges.linux_guest.judge import (
     Operation,
     Row,
     judge,
-    judge_linux_guest,
+    judge_linux_guests,
 )
 
-__all__ = ["DEFAULT_AWAY_NS", "Judged", "Operation", "Row", "judge", "judge_linux_guest"]
+__all__ = ["DEFAULT_AWAY_NS", "Judged", "Operation", "Row", "judge", "judge_linux_guests"]

@@ -5,6 +5,7 @@ made of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,7 +17,8 @@ from guestclock.judges.linux_guest.clocks import Counter, Reached, left_open, ra
 from guestclock.judges.linux_guest.played import BEFORE, ROUNDING_NS, Played, hull, played
 from guestclock.lab import LabError
 from guestclock.lab.guest_init import CLOCKS, Record
-from guestclock.lab.linux_guest import Ran, run
+from guestclock.lab.linux_guest import CLOCKSOURCES, Ran, run
+from guestclock.lab.process import end_all
 
 DEFAULT_AWAY_NS = 2 * 10**9
 
@@ -88,21 +90,31 @@ class Judged:
         return not self.differences and bool(rows) and all(row.agrees for row in rows)
 
 
-def judge_linux_guest(
+def judge_linux_guests(
     kernel: str,
     guest_kernel: str = "",
-    clocksource: str = "kvm-clock",
+    clocksources: Sequence[str] = CLOCKSOURCES,
     *,
     away_ns: int = DEFAULT_AWAY_NS,
     progress: Callable[[str], None] = lambda line: None,
-) -> Judged:
-    """Runs a guest in the lab and judges it. guest_kernel: "" is the lab's own.
+) -> list[Judged]:
+    """Runs a guest in the lab for each clocksource, side by side, and judges it. guest_kernel: "" is the lab's own.
 
     Raises UserError where something is not set up, LabError where the lab did not do its work.
     """
     guest_kernel = guest_kernel or kernel
-    ran = run(kernel, guest_kernel, clocksource, away_ns=away_ns, progress=progress)
-    return judge(ran, kernel, guest_kernel)
+
+    def one(clocksource: str) -> Judged:
+        return judge(run(kernel, guest_kernel, clocksource, away_ns=away_ns, progress=progress), kernel, guest_kernel)
+
+    with ThreadPoolExecutor(len(clocksources)) as pool:
+        futures = [pool.submit(one, clocksource) for clocksource in clocksources]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
 
 
 def judge(ran: Ran, kernel: str, guest_kernel: str) -> Judged:

@@ -45,6 +45,28 @@ X86_64: Mapping[str, bytes] = MappingProxyType(
             b"\x4c\x89\xc8"  # mov rax, r9
             b"\xc3"  # ret
         ),
+        "call": (
+            b"\x53"  # push rbx                       which a call leaves alone, and the stack is aligned for one
+            b"\x48\x89\xcb"  # mov rbx, rcx
+            b"\x49\x89\xd1"  # mov r9, rdx
+            b"\x0f\xae\xe8"  # lfence
+            b"\x0f\x31"  # rdtsc
+            b"\x48\xc1\xe2\x20"  # shl rdx, 32
+            b"\x48\x09\xd0"  # or rax, rdx
+            b"\x48\x89\x03"  # mov [rbx], rax
+            b"\x4c\x89\xca"  # mov rdx, r9
+            b"\x31\xc0"  # xor eax, eax              no vector registers are passed
+            b"\x41\xff\xd0"  # call r8
+            b"\x49\x89\xc1"  # mov r9, rax
+            b"\x0f\xae\xe8"  # lfence
+            b"\x0f\x31"  # rdtsc
+            b"\x48\xc1\xe2\x20"  # shl rdx, 32
+            b"\x48\x09\xd0"  # or rax, rdx
+            b"\x48\x89\x43\x08"  # mov [rbx + 8], rax
+            b"\x4c\x89\xc8"  # mov rax, r9
+            b"\x5b"  # pop rbx
+            b"\xc3"  # ret
+        ),
         "ignore": b"\xc3",  # ret
     }
 )
@@ -77,6 +99,21 @@ AARCH64: Mapping[str, bytes] = MappingProxyType(
         ),
         "sandwich": _aarch64_sandwich(29),
         "clock": _aarch64_sandwich(113),
+        "call": _words(
+            0xA9BE_7BFD,  # stp x29, x30, [sp, -32]!
+            0xF900_0BF3,  # str x19, [sp, 16]
+            0xAA03_03F3,  # mov x19, x3
+            0xD503_3FDF,  # isb
+            0xD53B_E049,  # mrs x9, cntvct_el0
+            0xF900_0269,  # str x9, [x19]
+            0xD63F_0080,  # blr x4
+            0xD503_3FDF,  # isb
+            0xD53B_E049,  # mrs x9, cntvct_el0
+            0xF900_0669,  # str x9, [x19, 8]
+            0xF940_0BF3,  # ldr x19, [sp, 16]
+            0xA8C2_7BFD,  # ldp x29, x30, [sp], 32
+            0xD65F_03C0,  # ret
+        ),
         "ignore": _words(0xD65F_03C0),  # ret
         "frequency": _words(
             0xD53B_E000,  # mrs x0, cntfrq_el0
@@ -86,10 +123,11 @@ AARCH64: Mapping[str, bytes] = MappingProxyType(
 )
 
 CODE: Mapping[str, Mapping[str, bytes]] = MappingProxyType({"x86_64": X86_64, "aarch64": AARCH64})
-"""By what the machine calls itself, three functions:
+"""By what the machine calls itself, four functions:
 
 counter: u64 counter(void); sandwich: s64 sandwich(fd, request, argument, u64 stamps[2]), the ioctl's result, -errno
-where it failed; ignore: void ignore(int signal), a handler whose only effect is that a blocking system call returns.
+where it failed; call: s64 call(a, b, c, u64 stamps[2], s64 (*function)(a, b, c)); ignore: void ignore(int signal), a
+handler whose only effect is that a blocking system call returns.
 arm64 has two more: s64 clock(id, struct timespec *, 0, u64 stamps[2]), which is clock_gettime; u64 frequency(void).
 """
 
@@ -165,6 +203,27 @@ def clock(clock_id: int) -> tuple[int, int, int]:
     if _sandwich("clock")(clock_id, ctypes.addressof(timespec), 0, stamps) < 0:
         raise UserError(f"clock_gettime: clock {clock_id} is not known to this kernel")
     return timespec[0] * 1_000_000_000 + timespec[1], stamps[0], stamps[1]
+
+
+@functools.cache
+def function(name: str) -> int:
+    """The address of a function of the C library; its clock_gettime is the vDSO's where there is one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return ctypes.cast(getattr(libc, name), ctypes.c_void_p).value or 0
+
+
+@functools.cache
+def _call() -> Callable[[int, int, int, object, int], int]:
+    u64 = ctypes.c_uint64
+    return ctypes.CFUNCTYPE(ctypes.c_int64, u64, u64, u64, ctypes.POINTER(u64), u64)(_code()["call"])
+
+
+def call(name: str, *arguments: int) -> tuple[int, int, int]:
+    """A function of the C library, up to three arguments, between two readings: (its result, before, after)."""
+    stamps = (ctypes.c_uint64 * 2)()
+    a, b, c = (*arguments, 0, 0, 0)[:3]
+    result = _call()(a, b, c, stamps, function(name))
+    return result, stamps[0], stamps[1]
 
 
 @functools.cache

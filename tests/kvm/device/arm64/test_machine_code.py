@@ -124,8 +124,13 @@ def test_native_calls_are_these_instructions() -> None:
         assert disassemble(native.AARCH64[name]) == [
             *stamp, "str x9, [x3]", f"mov x8, {system_call}", "svc #0", *stamp, "str x9, [x3, #8]", "ret",
         ]  # fmt: skip
+    assert disassemble(native.AARCH64["call"]) == [
+        "stp x29, x30, [sp, #-0x20]!", "str x19, [sp, #0x10]", "mov x19, x3",
+        *stamp, "str x9, [x19]", "blr x4", *stamp, "str x9, [x19, #8]",
+        "ldr x19, [sp, #0x10]", "ldp x29, x30, [sp], #0x20", "ret",
+    ]  # fmt: skip
     for functions in native.CODE.values():
-        assert {"counter", "sandwich", "ignore"} <= set(functions)
+        assert {"counter", "sandwich", "call", "ignore"} <= set(functions)
         assert all(len(code) <= native._ROOM for code in functions.values())
 
 

@@ -143,6 +143,13 @@ def test_native_calls_are_these_instructions() -> None:
         *stamp, "mov qword ptr [r10 + 8], rax",
         "mov rax, r9", "ret",
     ]  # fmt: skip
+    assert disassemble(native.X86_64["call"], capstone.CS_MODE_64) == [
+        "push rbx", "mov rbx, rcx", "mov r9, rdx",
+        *stamp, "mov qword ptr [rbx], rax",
+        "mov rdx, r9", "xor eax, eax", "call r8", "mov r9, rax",
+        *stamp, "mov qword ptr [rbx + 8], rax",
+        "mov rax, r9", "pop rbx", "ret",
+    ]  # fmt: skip
     assert disassemble(native.X86_64["ignore"], capstone.CS_MODE_64) == ["ret"]
 
 

@@ -19,9 +19,9 @@ from guestclock.kvm.device.arm64 import guest
 from guestclock.kvm.device.arm64.ioctls import get_one_reg, set_one_reg
 from guestclock.kvm.device.arm64.reads import LCG_INCREMENT, LCG_MULTIPLIER, READS
 from guestclock.kvm.device.arm64.vm import Arm64Vm
-from guestclock.kvm.device.bench import GuestMemory, Samples
 from guestclock.kvm.device.executor import DeviceKvm
 from guestclock.kvm.device.ioctls import call
+from guestclock.kvm.device.samples import GuestMemory, Samples
 from guestclock.kvm.device.stats import Stats
 
 GPA = 0x4020_0000

@@ -21,9 +21,9 @@ from guestclock.abi.kvm import KvmRegs, KvmRun, KvmSregs
 from guestclock.abi.msr import KVM_MSR_ENABLED, MSR_IA32_TSC, MSR_KVM_SYSTEM_TIME_NEW
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.arith.kernel import pvclock_scale_delta, u64
-from guestclock.kvm.device.bench import GuestMemory, Samples
 from guestclock.kvm.device.executor import DeviceKvm
 from guestclock.kvm.device.ioctls import IoctlError, call
+from guestclock.kvm.device.samples import GuestMemory, Samples
 from guestclock.kvm.device.stats import Stats
 from guestclock.kvm.device.x86.ioctls import get_msr, set_msr
 from guestclock.kvm.device.x86.reads import READS, Timekeeper

@@ -5,6 +5,8 @@ Source: arch/arm64/kvm/arm.c, arch_timer.c, vgic/vgic-init.c, virt/kvm/kvm_main.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from guestclock.kvm.model.arm64.arch_timer import (
     get_timer_map,
     kvm_timer_should_fire,
@@ -166,18 +168,33 @@ def kvm_timer_vcpu_reset(vcpu: VcpuTime) -> None:
 
 
 def kvm_timer_enable(vcpu: VcpuTime) -> bool:
-    """At the first KVM_RUN. False (EINVAL) with an irqchip in the kernel and one interrupt number for two timers."""
+    """At the first KVM_RUN that gets so far. False (EINVAL): with an irqchip in the kernel, a timer's interrupt number
+    belongs to another timer.
+    """
     vm: VmTime = vcpu.vm
     if vcpu.enabled:
         return True
     if vm.vgic:
-        ppis = [vm.ppi[timer.index] for timer in vcpu.timers]
-        if any(ppi in ppis[:at] for at, ppi in enumerate(ppis)):
+        if not _timer_irqs_are_valid(vcpu):
             return False
         if vm.kvm.profile.ppis_of_the_vm:
             vm.ppis_immutable = True
         get_timer_map(vcpu)
     vcpu.enabled = True
+    return True
+
+
+def _timer_irqs_are_valid(vcpu: VcpuTime) -> bool:
+    """Each timer becomes its interrupt number's owner, until one comes too late: nothing takes an owner away, so the
+    number of a refused KVM_RUN stays with the timer that was asked first (seen on 6.1 and 6.12).
+    """
+    vm: VmTime = vcpu.vm
+    ptimer_first = vm.kvm.profile.ppis_of_the_vm
+    for timer in vcpu.timers if ptimer_first else (vcpu.timers[TIMER_VTIMER], vcpu.timers[TIMER_PTIMER]):
+        ppi = vm.ppi[timer.index]
+        if vcpu.ppi_owners.get(ppi, timer.index) != timer.index:
+            return False
+        vcpu.ppi_owners = MappingProxyType({**vcpu.ppi_owners, ppi: timer.index})
     return True
 
 

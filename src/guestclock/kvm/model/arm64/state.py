@@ -28,7 +28,7 @@ DEFAULT_PPI = (30, 27, 28, 26)
 
 INVALID_GPA = U64_MAX
 
-_NO_PAGES: Mapping[int, Any] = MappingProxyType({})
+_NONE: Mapping[int, Any] = MappingProxyType({})
 
 
 class KvmState(State):
@@ -58,7 +58,7 @@ class VmTime(State):
     vgic = flag("an in-kernel irqchip, initialised")
     kvm: Any = ref("the KVM it belongs to (model.arm64.host.KvmHost)")
     vcpus: tuple[VcpuTime, ...] = ref("a vCPU is entered when it is published", ())
-    pages: Mapping[int, StolenTimePage] = ref("stolen-time records in guest memory, by IPA", _NO_PAGES)
+    pages: Mapping[int, StolenTimePage] = ref("stolen-time records in guest memory, by IPA", _NONE)
 
 
 class StolenTimePage(State):
@@ -100,6 +100,7 @@ class VcpuTime(State):
     on_cpu = integer("physical CPU its thread is, or was last, loaded on")
     timers: tuple[TimerContext, ...] = ref("by enum kvm_arch_timers; two, and four of a guest hypervisor's", ())
     enabled = flag("timer_cpu.enabled: the first KVM_RUN has begun")
+    ppi_owners: Mapping[int, int] = ref("which timer a PPI of its vGIC belongs to, for good", _NONE)
     cntvoff_el2: Cell = ref("the shadow of CNTVOFF_EL2, ticks: KVM's before 6.3, a guest hypervisor's since 6.4")
     el1pcten = flag("EL1PCTEN as this vCPU runs with it", True)
     el1pcen = flag("EL1PCEN as this vCPU runs with it", True)
