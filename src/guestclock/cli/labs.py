@@ -1,4 +1,4 @@
-"""The commands about real kernels in the lab: setup, compare, agree, migrate."""
+"""The commands about real kernels in the lab: setup, compare, agree, migrate, linux-guest."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def setup(
         str,
         typer.Option("--arch", help="Whose kernels: x86 (the default) or arm64.", metavar="ARCH"),
     ] = "x86",
+    linux_guest: Annotated[
+        bool, typer.Option("--linux-guest", help="Have Debian's QEMU there too, to run inside (lab linux-guest).")
+    ] = False,
 ) -> None:
     """Fetch kernels, and QEMU if there is none.
 
@@ -41,7 +44,9 @@ def setup(
     from guestclock.lab.setup import DEFAULT_KERNELS
     from guestclock.lab.setup import setup as set_up
 
-    set_up(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print)
+    if linux_guest and arch_of(arch).name != "x86":
+        raise typer.BadParameter(f"--linux-guest: is x86's alone, not {arch}'s")
+    set_up(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print, linux_guest=linux_guest)
 
 
 @lab_app.command()
@@ -248,3 +253,54 @@ def migrate(
         for line in report.lines(judged):
             print(line)
     raise typer.Exit(0 if judged.agree else DIFFERENT_STATUS)
+
+
+@lab_app.command("linux-guest")
+def linux_guest(
+    kernel: Annotated[
+        str, typer.Argument(help="The lab's kernel, with the KVM that QEMU runs on, as 6.12.", metavar="KERNEL")
+    ] = "6.12",
+    guest_kernel: Annotated[
+        str, typer.Option("--guest-kernel", help="The guest's own kernel (the lab's).", metavar="KERNEL")
+    ] = "",
+    clocksource: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--clocksource",
+            help="What the guest keeps time by: kvm-clock or tsc. May be repeated. Without it: both.",
+            metavar="NAME",
+        ),
+    ] = None,
+    away: Annotated[str, typer.Option("--away", help="So long it is stopped, about (2 s).", metavar="T")] = "2 s",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Stop, save and load a Linux guest of Debian's QEMU: do its clocks do what the model says?
+
+    In the lab, Debian's QEMU on the kernel's KVM runs Debian's kernel, whose one program reads MONOTONIC, BOOTTIME,
+    REALTIME and MONOTONIC_RAW. QEMU is told stop, cont, savevm, loadvm. The model plays QEMU's recipes at the instants
+    at which QEMU made its calls; the guest's timekeeper is reckoned from there. Exits 0 where every clock gained what
+    was predicted, 1 where one did not, 2 for bad input. Needs 'guestclock lab setup --linux-guest'.
+    """
+    import sys
+
+    from guestclock.errors import UserError
+    from guestclock.judges.linux_guest import judge_linux_guests
+    from guestclock.lab.linux_guest import CLOCKSOURCES
+    from guestclock.report import linux_guest as report
+    from guestclock.scenario.quantity import Duration
+
+    try:
+        away_ns = Duration.parse(away, {}).literal
+    except ValueError as error:
+        raise UserError(f"--away: {error}") from None
+    asked = list(dict.fromkeys(clocksource or CLOCKSOURCES))
+    with progress_line() as progress:
+        judged = judge_linux_guests(kernel, guest_kernel, asked, away_ns=away_ns, progress=progress)
+    if json:
+        report.write(judged, sys.stdout)
+    else:
+        shown = console()
+        for one in judged:
+            report.page(shown, one)
+        report.legend(shown)
+    raise typer.Exit(0 if all(one.agrees for one in judged) else DIFFERENT_STATUS)

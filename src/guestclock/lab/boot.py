@@ -53,6 +53,7 @@ class Lab:
         memory_mib: int = 512,
         deterministic: bool = True,
         extra_cmdline: str = "",
+        more: bytes = b"",
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         """kernel: "6.1", "6.12", ... as `guestclock lab setup` made it. arch: "x86" or "arm64".
@@ -64,6 +65,7 @@ class Lab:
         cpu: arm64: one of `arm64.CPUS`, or the usual one. counter_hz: arm64: what CNTFRQ_EL0 says; the counter's true
         period is the whole number of ns in it.
         deterministic: virtual time; every run of a program gives the same bytes. Otherwise the host's time.
+        more: an archive of files that are inside besides the usual ones.
         progress: is told, a line each time, what takes long.
         """
         if smp < 1:
@@ -87,7 +89,7 @@ class Lab:
             self.machine = X86Machine(**own, **common)
         self.console = ""
         """What the latest run wrote to the console."""
-        self._progress = progress
+        self._more, self._progress = more, progress
 
     def run(self, program: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[dict[str, Any]]:
         """`run_many` for one program."""
@@ -140,7 +142,7 @@ class Lab:
         """
         image, start = ready(self.kernel, self.arch)
         machine = machine or self.machine
-        archives = overlay(on=image, cache=cache_dir())
+        archives = overlay(on=image, cache=cache_dir()) + self._more
         return Boot(tuple(start), machine, image, archives, machine.device_tree(start), machine.rom())
 
     def _outcome(
