@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import ceil
 
 from guestclock.checks.architecture import architecture
+from guestclock.checks.arm64.architecture import COUNTS
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, check
 from guestclock.compare.aligned import Aligned, HostCounter, NotAligned, operations
@@ -35,6 +36,9 @@ GIVEN_AWAY_NS = 2
 
 ROUNDING_NS = 6
 """Of two snapshots of a masterclock and of a TSC's cycles, there and back."""
+
+ROUNDING_TICKS = 2
+"""Of a coarse counter: when the wall clock was read, and what passed by it, are told to a whole tick each."""
 
 BY_VALUE = ("GetMsr", "SetMsr", "GetClock", "SetClock", "GetOneReg", "SetOneReg")
 """Operations that are as late as they are made; of an offset it does not matter when it is read, or written."""
@@ -195,10 +199,10 @@ def spec_of(done: Migration, halves: Halves, skew_ns: int) -> Spec:
         return ceil(Fraction(real_ns) * counters[0].hz / (khz * 1000))
 
     life_ns, away_ns = done.programs[0]["life_ns"], ceil(done.away_ns)
-    uptimes = [counter.start * 10**9 // (khz * 1000) for counter in counters]
+    uptimes = counters[0].start * 10**9 // (khz * 1000), max(1, _up_before_ns(done))
     sites = [
         Site(khz=khz, uptime_ns=up, slew_ppm=SLEW_PPM, vhe=half.circumstances.vhe)
-        for up, half in zip((uptimes[0], max(1, uptimes[1] - life_ns - away_ns)), halves, strict=True)
+        for up, half in zip(uptimes, halves, strict=True)
     ]
     policy = tuple((clock, meant(done.recipe, clock)) for clock in clocks_of(done.recipe.arch))
     return Spec(
@@ -216,6 +220,14 @@ def spec_of(done: Migration, halves: Halves, skew_ns: int) -> Spec:
         away_ns=ns(away_ns),
         away_min_ns=min(10**6, away_ns),
     )
+
+
+def _up_before_ns(done: Migration) -> int:
+    """For how long the destination would have been up when the guest's life began, by its counter: below 0 for a lab
+    that was started for the restore alone.
+    """
+    counter, life_ns = HostCounter.of(done.there, None), int(done.programs[0]["life_ns"])
+    return counter.start * 10**9 // counter.hz - life_ns - ceil(done.away_ns)
 
 
 def _calls_ns(done: Migration) -> list[tuple[str, Fraction]]:
@@ -266,7 +278,7 @@ def _row(done: Migration, kernel: Off, model: Off | None, checked: dict[str, Ver
     why = ""
     if model is not None:
         hz = HostCounter.of(done.there, None).hz
-        slack_ns = kernel.within_ns + model.within_ns + max(Fraction(ROUNDING_NS), Fraction(2 * 10**9, hz))
+        slack_ns = kernel.within_ns + model.within_ns + max(Fraction(ROUNDING_NS), Fraction(ROUNDING_TICKS * 10**9, hz))
         if abs(kernel.off_ns - model.off_ns) > slack_ns:
             why = f"{_told(kernel)} on the kernel and {_told(model)} on the model cannot be one"
     return MovedRow(kernel, model, status, bound_ns, why or against)
@@ -280,7 +292,7 @@ def _against(done: Migration, off: Off, checked: dict[str, Verdict] | str) -> tu
     """The verdict, its bound in ns, and in what the kernel contradicts it: it was not kept."""
     if isinstance(checked, str):
         return checked, None, ""
-    if not _is_set(done, off) and off.meant != "run":
+    if _up_before_ns(done) < 0 and not _is_set(done, off.clock):
         return NOT_UP, None, ""
     verdict = checked[f"{off.clock}-policy"]
     if verdict.status not in (HOLDS, VIOLATED):
@@ -295,17 +307,11 @@ def _against(done: Migration, off: Off, checked: dict[str, Verdict] | str) -> tu
     return verdict.status, bound_ns, ""
 
 
-def _is_set(done: Migration, off: Off) -> bool:
+def _is_set(done: Migration, clock: str) -> bool:
     """Whether the recipe carries this clock over; one that it does not is what the host makes of it."""
     if done.recipe.arch != ARM64:
         return True
     return any(
-        e.name == "SetCounterOffset" or (e.name == "SetOneReg" and e.data["op"]["id"] in _register(off.clock))
+        e.name == "SetCounterOffset" or (e.name == "SetOneReg" and e.data["op"]["id"] == COUNTS[clock])
         for e in _recipes(done.there)
     )
-
-
-def _register(clock: str) -> tuple[int, ...]:
-    from guestclock.checks.arm64.architecture import COUNTS
-
-    return (COUNTS[clock],)
