@@ -144,7 +144,7 @@ def test_what_only_check_says_can_break_does_not_hold_by_all_three(monkeypatch: 
     monkeypatch.setattr(judges, "check", more)
     found = judged(monkeypatch, HOTPLUG, "6.1")
     assert found.agree
-    assert found.could == ["tsc-never-back"]
+    assert "tsc-never-back" in found.could
     assert "tsc-never-back" not in found.holds
 
 
