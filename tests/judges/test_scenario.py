@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from guestclock.check import Span
-from guestclock.checks.verdict import Result
+from guestclock.checks.verdict import VIOLATED, Result
 from guestclock.compare import session
 from guestclock.compare.aligned import HostCounter
 from guestclock.errors import UserError
@@ -126,8 +126,26 @@ def test_a_sleep_of_the_host_is_judged_by_all_three(monkeypatch: pytest.MonkeyPa
     (row,) = [row for row in found.rows if row.property == "kvmclock-agrees"]
     assert row.kernel is not None
     assert row.bound is not None
-    assert S // 10 < abs(row.kernel.middle) < S < 1.2 * S <= row.bound < 1.21 * S
+    assert S // 10 < abs(row.kernel.middle) < S < 1.199 * S < row.bound < 1.21 * S
+    assert set(found.could) & set(found.holds) == set()
     assert {"host's boottime", "tsc of vcpu0", "GET_CLOCK"} <= {shown.clock for shown in found.shown}
+
+
+def test_what_only_check_says_can_break_does_not_hold_by_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = judges.check
+
+    def more(spec: Any, **how: Any) -> Result:
+        result = check(spec, **how)
+        for verdict in result.verdicts:
+            if verdict.property == "tsc-never-back":
+                verdict.status, verdict.bound = VIOLATED, Fraction(1)
+        return result
+
+    monkeypatch.setattr(judges, "check", more)
+    found = judged(monkeypatch, HOTPLUG, "6.1")
+    assert found.agree
+    assert "tsc-never-back" in found.could
+    assert "tsc-never-back" not in found.holds
 
 
 def test_what_check_cannot_be_asked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

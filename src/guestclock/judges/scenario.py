@@ -83,8 +83,9 @@ class Judged:
     """One variation of a scenario. where: lab:KERNEL. profile: the model's.
 
     differences: of the two traces, in words. exact, close: how much was equal to the last bit, and within what a
-    reading leaves open. rows: by property. holds: what the checker was asked, too, and nothing breaks. shown: what
-    clocks showed after a sleep, and in each of several VMs. refused: by the kernel, in words; by the model as well.
+    reading leaves open. rows: by property. holds: what the checker was asked, too, and nothing breaks; could: what did
+    not break here, and the checker says that it can. shown: what clocks showed after a sleep, and in each of several
+    VMs. refused: by the kernel, in words; by the model as well.
     """
 
     scenario: str
@@ -96,6 +97,7 @@ class Judged:
     close: int
     rows: list[Row] = field(default_factory=list)
     holds: list[str] = field(default_factory=list)
+    could: list[str] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -144,8 +146,12 @@ def _properties(judged: Judged, real: Trace, model: Trace, checked: dict[str, Ve
         status, bound, against = _against(checked, name, seen)
         why = _apart(one, other, slack_ns) or against
         judged.rows.append(Row(name, (one or other)[0].unit, worst, modelled, seen, steps, status, bound, why))
-    asked = set(checked) if isinstance(checked, dict) else set()
-    judged.holds = sorted(name for name in asked - {row.property for row in judged.rows} - nothing_to_say)
+    broken = {row.property for row in judged.rows}
+    for name, verdict in sorted(checked.items()) if isinstance(checked, dict) else ():
+        if verdict.status == HOLDS and name not in broken | nothing_to_say:
+            judged.holds.append(name)
+        elif verdict.status == VIOLATED and name not in broken:
+            judged.could.append(name)
 
 
 def _apart(one: list[Mark], other: list[Mark], slack_ns: int) -> str:
@@ -209,12 +215,14 @@ def _checked(scenario: Scenario, variation: Variation, session: Session, real: T
     counter = HostCounter.of(real, session.circumstances.true_hz)
     try:
         spec: Spec = targets(scenario.name, [session.profile])[index].spec
-        true_hz = str(counter.true_hz) if counter.true_hz != counter.hz else ""
-        uptime_ns = counter.start * 10**9 // counter.true_hz
+        told: dict[str, Any] = {"uptime_ns": counter.start * 10**9 // counter.true_hz}
+        if session.arch == "x86_64":  # what an arm64 counter says is what it counts, to a kHz
+            true_hz = str(counter.true_hz) if counter.true_hz != counter.hz else ""
+            told |= {"khz": counter.hz // 1000, "true_hz": true_hz}
         spec = spec.but(
             program=json.dumps(in_true_time(variation, counter)),
             after_ns=spec.after_ns * max(counter.hz, counter.true_hz) // counter.true_hz,
-            sites=tuple(replace(site, true_hz=true_hz, uptime_ns=uptime_ns) for site in spec.sites),
+            sites=tuple(replace(site, **told) for site in spec.sites),
         )
         delay_ns = _longest_call_ns(real) * counter.hz // counter.true_hz
         result = check(spec.but(delay_ns=delay_ns), budget_s=CHECK_BUDGET_S, stories=False)
@@ -246,10 +254,10 @@ def in_true_time(variation: Variation, counter: HostCounter) -> dict[str, Any]:
 
 
 def _longest_call_ns(real: Trace) -> int:
-    """From the end of one operation to that of the next, waits aside; rounded up to a whole ms."""
+    """From the end of one operation to that of the next, waits and sleeps aside; rounded up to a whole ms."""
     ends, longest = 0, 0
     for event in operations(real):
-        if event.name != "Wait":
+        if event.name not in ("Wait", "HostSleep"):
             longest = max(longest, event.end_ps - ends)
         ends = event.end_ps
     return (longest // 1000 // NS_PER_MS + 1) * NS_PER_MS

@@ -48,6 +48,8 @@ def judged_page(console: Console, judged: Judged) -> None:
         _hanging(console, "  refused by both: ", "; ".join(judged.refused))
     if judged.holds:
         _hanging(console, "  hold by all three: ", ", ".join(judged.holds))
+    if judged.could:
+        _hanging(console, "  did not break here, can by check: ", ", ".join(judged.could))
     console.print()
 
 
