@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from guestclock.abi import ioctl
 from guestclock.errors import UserError
-from guestclock.lab import LabError, newc
+from guestclock.lab import LabError, linux_guest, newc
 from guestclock.lab.inside_guest import CALLS
 from guestclock.lab.linux_guest import by_its_log, empty_disk, initial_files, run
+from guestclock.lab.tools import Stuck
 
 LOG = """\
 [    0.000000] tsc: Detected 2596.122 MHz processor
@@ -62,3 +65,36 @@ def test_without_a_qemu_in_the_cache_one_is_told_what_to_do(tmp_path, monkeypatc
 def test_a_clocksource_that_it_cannot_be_told_is_bad_input():
     with pytest.raises(UserError, match="clocksource 'hpet': expected kvm-clock or tsc"):
         run("6.12", "6.12", "hpet", away_ns=10**9)
+
+
+@pytest.mark.parametrize("hanging", [0, 1, 2, 3])
+def test_a_guest_that_hangs_is_begun_again_but_not_for_ever(hanging, monkeypatch):
+    attempts, told = [], []
+
+    class SomeHang:
+        def __init__(self, *_: object, **given: object) -> None:
+            assert given["cpu_s"] == linux_guest.CPU_S
+
+        def run(self, program: dict, **_: object) -> list[dict]:
+            attempts.append(program["attempt"])
+            if program["attempt"] < hanging:
+                raise Stuck("lab: not done")
+            return [{"attempt": program["attempt"]}]
+
+    monkeypatch.setattr(linux_guest, "Lab", SomeHang)
+    monkeypatch.setattr(linux_guest, "ready", lambda kernel: (SimpleNamespace(kernel=Path("/dev/null")), []))
+    monkeypatch.setattr(linux_guest.emulator, "find_fetched", lambda: SimpleNamespace())
+    monkeypatch.setattr(linux_guest, "archive", lambda *_: b"")
+    monkeypatch.setattr(linux_guest, "command", lambda *_: [])
+
+    def emitted() -> list[dict]:
+        return linux_guest.emitted("6.12", "6.12", "tsc", away_ns=1, progress=told.append)
+
+    if hanging < linux_guest.ATTEMPTS:
+        assert emitted() == [{"attempt": hanging}]
+        assert attempts == list(range(hanging + 1))
+    else:
+        with pytest.raises(Stuck):
+            emitted()
+        assert attempts == list(range(linux_guest.ATTEMPTS))
+    assert sum("hangs" in line for line in told) == min(hanging, linux_guest.ATTEMPTS - 1)

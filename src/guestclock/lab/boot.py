@@ -54,6 +54,7 @@ class Lab:
         deterministic: bool = True,
         extra_cmdline: str = "",
         more: bytes = b"",
+        cpu_s: int | None = None,
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         """kernel: "6.1", "6.12", ... as `guestclock lab setup` made it. arch: "x86" or "arm64".
@@ -66,6 +67,7 @@ class Lab:
         period is the whole number of ns in it.
         deterministic: virtual time; every run of a program gives the same bytes. Otherwise the host's time.
         more: an archive of files that are inside besides the usual ones.
+        cpu_s: CPU time that a program's machine may use; beyond it, it is Stuck. None: as much as it takes.
         progress: is told, a line each time, what takes long.
         """
         if smp < 1:
@@ -89,7 +91,7 @@ class Lab:
             self.machine = X86Machine(**own, **common)
         self.console = ""
         """What the latest run wrote to the console."""
-        self._more, self._progress = more, progress
+        self._more, self._cpu_s, self._progress = more, cpu_s, progress
 
     def run(self, program: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[dict[str, Any]]:
         """`run_many` for one program."""
@@ -150,7 +152,7 @@ class Lab:
     ) -> list[dict[str, Any]] | UserError | LabError:
         with _turns:
             try:
-                lines, self.console = fork.run(boot, snapshot, program, timeout_s=timeout_s)
+                lines, self.console = fork.run(boot, snapshot, program, timeout_s=timeout_s, cpu_s=self._cpu_s)
             except (UserError, LabError) as error:
                 return error
             return lines

@@ -43,20 +43,24 @@ BUFFER_KB = 4096
 BOOT_S, WAIT_S = 60.0, 60.0
 """By the lab's clock."""
 LOOK_S = 0.005
+LATER_S = 0.0073
+"""Of an attempt against the one before: nothing that ticks is in the same phase then."""
 
 
 def run(program: dict[str, Any], emit: Emit) -> None:
     """Boots the guest, then: stop, cont; savevm; loadvm. Between any two of them the guest tells its clocks.
 
     program: "command": how QEMU is started; "disk": an empty qcow2 image, in hexadecimal; "records": how many at least
-    the guest tells each time; "away_ns": how long it is stopped, and how long it runs from being saved to being loaded.
-    Emits "host", "trace", "console" and "told", each once.
+    the guest tells each time; "away_ns": how long it is stopped, and how long it runs from being saved to being loaded;
+    "attempt": which one this is, from 0, each a little later than the one before. Emits "host", "trace", "console" and
+    "told", each once.
     """
     emit({"host": {"release": os.uname().release, "tsc_khz": _tsc_khz(), "clocksource": _clocksource()}})
     with open(DISK, "wb") as disk:
         disk.write(bytes.fromhex(program["disk"]))
     away_s, records = program["away_ns"] / 1e9, program["records"]
     trace = _Trace()
+    time.sleep(program["attempt"] * LATER_S)
     with Process(program["command"], fds=(), timeout_s=program["timeout_s"]) as qemu:
         _await(records, qemu, BOOT_S)
         with trace.calls():
