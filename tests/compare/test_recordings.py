@@ -57,7 +57,7 @@ def test_the_model_tells_what_the_kernel_told(kernel, arch, recorded):
     ("kernel", "arch", "seeds"), [("6.12", "x86_64", [28, 42, 104, 252]), ("6.1", "arm64", [77, 125])]
 )
 def test_what_was_hard_to_tell_stays_told(kernel, arch, seeds):
-    """x86: a sleep on hpet; pages after a sleep with a snapshot from before it; a TSC made up for by a cycle, or not yet.
+    """x86: a sleep on hpet; pages after a sleep with a snapshot from before it; a TSC made up for by a cycle or not.
 
     arm64: a vCPU's thread that lost its CPU for a moment; the order in which timers are reset.
     """
