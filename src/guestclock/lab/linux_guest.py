@@ -37,7 +37,7 @@ FIRMWARE = ("usr/share/seabios/bios-256k.bin", "usr/share/qemu/linuxboot_dma.bin
 
 RECORDS = 10
 TIMEOUT_S = 1800.0
-CPU_S, ATTEMPTS = 90, 3
+CPU_S, ATTEMPTS = 60, 3
 """Some nested guests hang for good, in virtual time always the same ones; it is seen by the CPU time they use (20 s are
 usual), and another one is begun a little later.
 """
