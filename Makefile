@@ -4,6 +4,7 @@
 # make test   lint, types and the fast tests; needs a C compiler, but no root, no KVM, no QEMU (tests on /dev/kvm run where it
 #             answers, and say so where not)
 # make lab    the tests on real kernels under QEMU (first: guestclock lab setup, or make run)
+# make smoke  of these, each kind of question once, on x86 and arm64: a few minutes
 # make compare  the long comparison: random programs on each of Debian's kernels in the lab, x86 and arm64, against the model
 # make mutants  deliberate changes of the model: each must make a test fail
 # make bench  how fast
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKED := qemu-migrate
 
-.PHONY: install run test lint lab compare mutants bench clean
+.PHONY: install run test lint lab smoke compare mutants bench clean
 install: $(READY)
 
 $(READY): pyproject.toml
@@ -39,6 +40,9 @@ test: install lint
 
 lab: install
 	$(BIN)/pytest -m lab
+
+smoke: install
+	$(BIN)/pytest -m smoke
 
 compare: install
 	$(BIN)/guestclock lab compare 6.1 --count 300 --record out/compare-x86-6.1.gz

@@ -10,16 +10,18 @@ from benchmarks import (
     freeze_orders,
     pvclock_reads,
     startup,
+    trace_check,
     tsc_writes,
 )
 
-BENCHMARKS = (
-    pvclock_reads, clock_reads, empty_steps, tsc_writes, engine_table, explore_pages, freeze_orders, startup,
+ALL = (
+    pvclock_reads, clock_reads, empty_steps, tsc_writes, engine_table, explore_pages, freeze_orders, trace_check,
+    startup,
 )  # fmt: skip
 
 
 def main() -> None:
-    for benchmark in BENCHMARKS:
+    for benchmark in ALL:
         benchmark.main()
 
 

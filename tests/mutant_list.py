@@ -18,6 +18,10 @@ ENGINE = {
     "search": ORDERS, "run": ORDERS, "judge": FORMS, "exact": EXACT, "times": ("tests/explore/test_times.py",),
     "system": ("tests/explore/test_times.py", *FORMS[1:]), "leaf": (*ORDERS, "tests/explore/test_random_runs.py"),
 }  # fmt: skip
+RECORDED = (
+    "tests/check/recorded/test_what_is_no_order.py", "tests/check/recorded/test_broken_clocks.py",
+    "tests/check/recorded/test_real_traces.py", "tests/check/recorded/test_invariants.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ def clocks(name: str, file: str, old: str, new: str) -> Mutant:
     }
     modules = ("timers", "watchdogs", "sched_clock", "selection")
     return Mutant(name, f"{file}.py", old, new, tests.get(file, tuple(f"tests/linux/test_{m}.py" for m in modules)))
+
+
+def recorded(name: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, f"check/recorded/{file}.py", old, new, RECORDED)
 
 
 def arm64(name: str, file: str, old: str, new: str) -> Mutant:
@@ -303,4 +311,17 @@ MUTANTS = [
     freeze("frequency-of-the-old-crystal", "guest/freeze.py", "            tk.ntp.time_freq = 0  #", "            tk.ntp.time_freq = tk.ntp.time_freq  #"),
     freeze("two-hosts-are-not-counted", "checks/freeze/faults.py", "            self.outcome.split += 1\n", "            pass\n"),
     freeze("reader-that-does-not-retry", "checks/freeze/clocks.py", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if line.seq == seq:\n", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if True:\n"),
+
+    # ---- recorded traces
+    recorded("sandwiches-that-touch-are-in-order", "order", 'np.searchsorted(stairs.ends, starts, "left") - 1', 'np.searchsorted(stairs.ends, starts, "right") - 1'),
+    recorded("last-reading-instead-of-the-greatest", "order", "greatest = np.maximum.accumulate(values)", "greatest = values"),
+    recorded("sandwiches-are-no-tolerance", "rate", "slewed(before, allowed.freq_ppm), moved - slewed(after, allowed.freq_ppm)", "slewed(before, allowed.freq_ppm), moved - slewed(before, allowed.freq_ppm)"),
+    recorded("slow-clocks-are-not-looked-for", "rate", "-(most + wide_before), -(least + wide_after)", "-(most + wide_before), -(least + wide_after) + 10**12"),
+    recorded("a-sleeping-machine-ticks", "rate", "part_of(pauses, allowed.step_ppm)", "part_of(pauses, 0.0)"),
+    recorded("a-nanosecond-back-is-nothing", "monotone", "if steps.min() < 0:", "if steps.min() < -1:"),
+    recorded("offsets-of-each-reading-alone", "offsets", "low = np.maximum.accumulate(found.low[start:] - total)", "low = found.low[start:] - total - 10**7"),
+    recorded("offsets-forget-how-low-they-were", "offsets", "steps.low = max(steps.low, int(low[count - 1]))", "steps.low = int(I64.min)"),
+    recorded("counter-may-begin-in-the-last-sandwich", "holes", "block.c0[rows[1:]] - block.c1[rows[:-1]]", "block.c1[rows[1:]] - block.c1[rows[:-1]]"),
+    recorded("timers-may-be-a-little-early", "timers", "if early > 0:", "if early > 2 * 10**6:"),
+    recorded("entries-ahead-of-their-vm", "protocol", "if own != vm:", "if own > vm:"),
 ]  # fmt: skip

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from guestclock.abi.arm64 import TIMER_REGS
-from guestclock.check import PROPERTIES
+from guestclock.check import PROPERTIES, recorded
 from guestclock.cli import app
 from guestclock.errors import UserError
 from guestclock.kvm.model import lookup, names
@@ -122,6 +122,22 @@ def test_matching_rules_are_credited_to_profiles_and_overlays_that_there_are() -
 def test_every_property_is_described_as_the_command_describes_it(prop: Any) -> None:
     assert row("properties.md", f"`{prop.name}`")[1:] == [prop.meaning, prop.source]
     assert PAGES["properties.md"].count(f"`{prop.name}`") > 1, "what breaks it?"
+
+
+def test_every_column_event_key_and_invariant_of_a_trace_is_described_as_the_command_describes_it() -> None:
+    for column in recorded.COLUMNS:
+        assert [f"`{column.name}`", column.about] in rows("traces.md")
+    for kind in recorded.KINDS:
+        given = " ".join([f"`{name}`" for name in kind.needs] + [f"`[{name}]`" for name in kind.may])
+        assert [f"`{kind.name}`", given, kind.about] in rows("traces.md")
+    for key in recorded.KEYS:
+        (told,) = [cells for cells in rows("traces.md") if cells[0] == f"`{key.name}`" and len(cells) == 4]
+        default = getattr(recorded.Header(), key.name)
+        assert told[1] == key.unit
+        assert told[2].replace(" ", "") == ("" if default in (None, "", ()) else f"{default:.10g}")
+        assert told[3] == key.about
+    for one in recorded.INVARIANTS:
+        assert [f"I{one.number} {one.name}", one.about, one.needs, one.tolerance, one.blind] in rows("traces.md")
 
 
 def steps(arch: str, actor: str) -> list[list[str]]:

@@ -23,7 +23,15 @@ OUTSIDERS = Path(__file__).parent / "outsiders"
 PAGES = Path(__file__).parents[2] / "docs"
 PAGE = (PAGES / "corpus.md").read_text()
 CHECKED = [name for name, entry in entries().items() if entry.before is not None]
-QUICK = ["firecracker-6200", "hotplug-2023", "woodhouse-3509ns", "young-guest", "zhang-drift"]
+QUICK = [
+    "fcvm-663",
+    "firecracker-4987",
+    "firecracker-6200",
+    "hotplug-2023",
+    "woodhouse-3509ns",
+    "young-guest",
+    "zhang-drift",
+]
 
 
 def one(name: str, prop: str, **changes: object) -> Verdict:
@@ -123,12 +131,30 @@ def test_a_few_are_rediscovered_and_their_fixes_hold_in_several_processes(tmp_pa
     assert (file.property, file.value) == ("kvmclock-never-back", 4987)
 
 
+def test_an_arm64_entry_is_asked_of_arm64_hosts() -> None:
+    entry = entries()["firecracker-4987"]
+    for case in (entry.before, entry.after):
+        assert case is not None
+        spec = corpus.spec_of(entry, case)
+        assert [(site.khz, site.uptime_ns) for site in spec.sites] == [(62_500, 1000 * 10**9), (62_500, 5000 * 10**9)]
+    assert corpus.amount("2.5 ms", "ticks", 62_500) == 156_250
+
+
+def test_what_firecracker_resets_through_one_vcpu_is_reset_for_all() -> None:
+    entry = entries()["firecracker-4987"]
+    assert entry.after is not None
+    spec = corpus.spec_of(entry, entry.after).but(properties=("cntpct-agrees",))
+    (verdict,) = check(spec, stories=False).verdicts
+    assert verdict.status == HOLDS
+    assert verdict.asked > 0
+
+
 def test_the_table_has_a_row_for_each_bug_and_says_what_is_open() -> None:
-    results = corpus.run(["hotplug-2023", "fcvm-663"], jobs=1)
+    results = corpus.run(["hotplug-2023", "gleixner-2017"], jobs=1)
     lines = "\n".join(report.text(results, 100))
     assert "hotplug-2023  4 987 ns back  holds" in lines
     assert "1 of 1 bugs rediscovered" in lines
-    assert "open: fcvm-663: arm64" in lines
+    assert "open: gleixner-2017: guests of guests" in lines
 
 
 def altered(name: str, part: str, **changes: object) -> Entry:

@@ -111,6 +111,21 @@ def test_a_built_in_recipe_names_what_does_better(tmp_path: Path) -> None:
     assert fix in " ".join(done.stdout.split())
 
 
+def test_a_fix_that_this_kernel_cannot_have_is_said_and_since_which_it_can(tmp_path: Path) -> None:
+    asked = ("check", "arm64-by-value", "--kernel", "linux-6.1-arm64", "--property", "cntvct-policy", "--vcpus", "1")
+    done = guestclock_(*asked, "--out", tmp_path)
+    assert done.returncode == 1, done.stderr
+    (fix,) = re.findall(r"  fix: (arm64-by-offset-freeze, .*?)\n  replay:", done.stdout, re.DOTALL)
+    words = " ".join(fix.split())
+    assert words.endswith(
+        "not on this kernel: SetCounterOffset: EINVAL (the ioctl exists since 6.4); it is there on linux-6.4-arm64"
+    )
+    told_ = json.loads(guestclock_(*asked, "--json", "--out", tmp_path).stdout)["checks"][0]["fix"]
+    assert told_["recipe"] == "arm64-by-offset-freeze"
+    assert told_["verdicts"] == []
+    assert told_["not_here"] in words
+
+
 def test_a_rule_is_told_once_and_then_by_its_number(tmp_path: Path) -> None:
     both = ("--property", "tsc-agrees", "--property", "tsc-policy")
     done = guestclock_("check", "by-value-restore", *both, "--max-delay", "2s", "--out", tmp_path)

@@ -296,6 +296,11 @@ def test_an_option_with_a_mistake(arguments: tuple[str, ...], expected: str) -> 
         (("list", "clocks"), "list clocks: expected one of scenarios, kernels, recipes, steps, properties"),
         (("lab", "setup", "--kernel", "six"), "lab: kernel 'six': expected two numbers like 6.12"),
         (("lab", "setup", "--arch", "mips"), "lab: architecture 'mips': expected x86 or arm64"),
+        (("lab", "setup", "--arch", "arm64", "--linux-guest"), "--linux-guest: is x86's alone, not arm64's"),
+        (("lab", "linux-guest", "six"), "lab: kernel 'six': expected two numbers like 6.12"),
+        (("lab", "linux-guest", "6.12", "--guest-kernel", "6"), "lab: kernel '6': expected two numbers like 6.12"),
+        (("lab", "linux-guest", "--clocksource", "hpet"), "clocksource 'hpet': expected kvm-clock or tsc"),
+        (("lab", "linux-guest", "--away", "soon"), "--away: 'soon'"),
     ],
 )
 def test_a_command_with_a_mistake(arguments: tuple[str, ...], expected: str) -> None:

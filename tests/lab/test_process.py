@@ -14,6 +14,7 @@ import pytest
 
 from guestclock.lab import LabError, process
 from guestclock.lab.process import Memory, Process
+from guestclock.lab.tools import Stuck
 
 FAKE = """
 import json, os, socket, sys, time
@@ -55,6 +56,26 @@ def test_one_that_hangs_is_told_with_its_console_and_ended(tmp_path):
             qemu.event()
         pid = qemu.pid
     assert not alive(pid)
+
+
+def test_one_that_uses_up_its_cpu_time_is_stuck(tmp_path):
+    """However long that takes."""
+    command = fake(tmp_path, """
+        greet()
+        print('booting', flush=True, file=console)
+        while True: pass
+    """)  # fmt: skip
+    with Process(command, fds=(), timeout_s=120, cpu_s=1) as qemu:
+        with pytest.raises(Stuck, match=r"not done after 1 s of CPU time\n  \| booting"):
+            qemu.event()
+        pid = qemu.pid
+    assert not alive(pid)
+
+
+def test_one_that_only_waits_uses_none(tmp_path):
+    command = fake(tmp_path, "greet(); time.sleep(1.5); say({'event': 'ON'})")
+    with Process(command, fds=(), timeout_s=30, cpu_s=1) as qemu:
+        assert qemu.event().name == "ON"
 
 
 def test_one_that_does_not_even_greet_is_ended(tmp_path):

@@ -6,14 +6,15 @@ import platform
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from guestclock.errors import UserError
-from guestclock.lab import image
+from guestclock.lab import emulator, image
 from guestclock.lab.arch import ARM64, X86, arch_of
 from guestclock.lab.debian import Archive, version_key
-from guestclock.lab.setup import _fetched, find_image, kernel_package_pattern, setup
+from guestclock.lab.setup import Archives, _fetched, find_image, kernel_package_pattern, setup
 from guestclock.lab.tools import cache_dir
 
 NAMES = [
@@ -117,6 +118,24 @@ def test_an_image_of_another_recipe_is_not_used(tmp_path):
     assert find_image("6.12", cache=tmp_path, arch=ARM64) is None
     (directory / "manifest.json").write_text(json.dumps(manifest | {"recipe": image.RECIPE + 1}))
     assert find_image("6.12", cache=tmp_path) is None
+
+
+@pytest.mark.parametrize(("on_path", "in_cache", "linux_guest", "fetched"), [
+    (True, False, False, 0),
+    (True, False, True, 1),  # what is on PATH is not taken inside
+    (True, True, True, 0),
+    (False, True, True, 0),
+    (False, False, True, 1),
+    (False, False, False, 1),
+])  # fmt: skip
+def test_qemu_is_fetched_where_it_is_needed(on_path, in_cache, linux_guest, fetched, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(emulator, "find", lambda *_: ["qemu"] if on_path or in_cache else None)
+    monkeypatch.setattr(emulator, "find_fetched", lambda *_: SimpleNamespace() if in_cache else None)
+    monkeypatch.setattr(emulator, "fetch", lambda *_: calls.append(1) or SimpleNamespace(package="qemu"))
+    monkeypatch.setattr(Archives, "of", lambda *_: None)
+    assert setup([], cache=tmp_path, progress=lambda line: None, linux_guest=linux_guest) == []
+    assert len(calls) == fetched
 
 
 def test_the_cache_may_be_put_anywhere(monkeypatch, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,48 +10,15 @@ from typing import Any
 import pytest
 
 from guestclock.errors import UserError
-from guestclock.kvm.api import Host, serve
-from guestclock.kvm.model import lookup
-from guestclock.kvm.model.x86 import X86Kvm
-from guestclock.machine import HostSpec, X86Machine
-from guestclock.report import migration as report
 from guestclock.runs import migrate as runs_migrate
 from guestclock.runs.migrate import Migration, migrate
 from guestclock.runs.on import On
-from guestclock.sim import Scheduler, Timeline, Trace
-from guestclock.sim.trace import TRACE_VERSION
-from guestclock.vmm.half import as_json, from_json, play_half
+from guestclock.vmm.half import as_json, from_json
 from guestclock.vmm.recipe import names
+from tests.runs.model_lab import READ_NS, ModelLab
 
 S = 10**9
 MS = 10**6
-READ_NS = 20
-TSC_KHZ = 2_596_122
-
-
-class ModelLab:
-    """A host whose KVM is the model of that kernel. Each is as old as the other when it has booted."""
-
-    def __init__(self, kernel: str, *, progress: Callable[[str], None]) -> None:
-        self.kernel = kernel
-
-    def run(self, program: Mapping[str, Any]) -> list[dict[str, Any]]:
-        timeline = Timeline(READ_NS * 1000)
-        scheduler = Scheduler(timeline, 1_000_000)
-        machine = X86Machine(timeline, HostSpec(tsc_khz=TSC_KHZ, uptime_ns=4 * S), scheduler=scheduler)
-        rates = {"tsc_khz": machine.tsc_khz, "tsc_start": machine.tsc_at(0)}
-        trace = Trace({"on": "model", "kernel": self.kernel, **rates})
-        kvm = X86Kvm(machine, lookup(f"linux-{self.kernel}"), scheduler, trace.emit)
-        saved: list[Any] = []
-
-        async def course() -> None:
-            saved.append(await play_half(Host(), dict(program)))
-
-        scheduler.spawn("VMM", serve(course(), kvm.execute))
-        scheduler.run()
-        lines = [{"guestclock_trace": TRACE_VERSION, **trace.meta}, *(event.as_json() for event in trace.events)]
-        lines += [{"snapshot": saved[0]}] if saved[0] is not None else []
-        return json.loads(json.dumps(lines))
 
 
 @pytest.fixture(autouse=True)
@@ -145,21 +111,3 @@ def test_every_recipe_that_saves_and_restores_can_be_moved_by():
     for name in movable:
         if name != "stop-all-tscs":  # which needs a call that no kernel has
             assert {off.clock for off in moved(name).off} == {"tsc", "kvmclock"}, name
-
-
-# ---- what is shown
-
-
-def test_the_table():
-    lines = list(report.lines(moved("kernel-doc-migrate", "6.1", "6.12", skew_ns=5 * MS)))
-    assert lines[1].startswith("lab:6.1 to lab:6.12, whose wall clock is 5.000 ms ahead; the guest was away for 2.000")
-    assert lines[3].split() == ["meant", "to", "vcpu0", "vcpu1"]
-    name, meant, *numbers = lines[4].split()
-    assert (name, meant, "".join(numbers[:2])[:6]) == ("tsc", "advance", "+5.000")
-
-
-def test_the_document():
-    told = report.as_json(moved("kernel-doc-migrate"))
-    assert json.loads(json.dumps(told)) == told
-    assert told["snapshot"]["guestclock_snapshot"] == 1
-    assert {off["clock"] for off in told["off"]} == {"tsc", "kvmclock"}

@@ -7,16 +7,18 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from guestclock.checks import replay_file
 from guestclock.checks.spec import Site, Spec
+from guestclock.checks.target import SITES
 from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, check
 from guestclock.corpus.entry import HERE, OWN, Case, Entry, Host, bounds_of, chosen, duration_ns
 from guestclock.errors import UserError
 from guestclock.vmm import recipe as recipes
+from guestclock.vmm.clocks import COUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,14 @@ def spec_of(entry: Entry, case: Case) -> Spec:
     """What is put to the explorer."""
     bounds = bounds_of(entry, case)
     recipe = _own(case.recipe, "recipes")
-    policy = recipes.load(recipe).policy if case.policy is None else case.policy
+    loaded = recipes.load(recipe)
+    policy = loaded.policy if case.policy is None else case.policy
+    usual = SITES[loaded.arch]
     hosts = entry.host if case.host is None else case.host
     return Spec(
         recipe=recipe,
         kernel=_own(case.kernel, "kernels"),
-        sites=tuple(_site(host) for host in hosts) or (Site(),),
+        sites=tuple(_site(usual, host) for host in hosts) or (usual,),
         vcpus=bounds.vcpus,
         delay_ns=duration_ns(bounds.delay),
         section_ns=duration_ns(bounds.section),
@@ -184,9 +188,9 @@ def _own(name: str, folder: str) -> str:
     return str(HERE / folder / f"{name.removeprefix(OWN).replace('-', '_')}.py")
 
 
-def _site(host: Host) -> Site:
-    usual = Site()
-    return Site(
+def _site(usual: Site, host: Host) -> Site:
+    return replace(
+        usual,
         khz=usual.khz if host.tsc_khz is None else host.tsc_khz,
         scaling=host.scaling or usual.scaling,
         clocksource=host.clocksource or usual.clocksource,
@@ -199,12 +203,12 @@ def _site(host: Host) -> Site:
 # ---- is it as the entry says?
 
 
-def amount(written: int | str, unit: str, tsc_khz: int) -> int:
-    """A number in the property's unit as it is, a duration in ns or in cycles of the first host's TSC."""
+def amount(written: int | str, unit: str, khz: int) -> int:
+    """A number in the property's unit as it is, a duration in ns or in what the first host's counter counts."""
     if isinstance(written, int):
         return written
     ns = duration_ns(written)
-    return ns * tsc_khz // 1_000_000 if unit == "cycles" else ns
+    return ns * khz // 1_000_000 if unit in COUNTED else ns
 
 
 def _mistake(spec: Spec, case: Case, part: str, verdict: Verdict) -> str:

@@ -12,11 +12,13 @@ from guestclock.explore.run import Bounds
 class Site:
     """One host.
 
-    khz: the rate of its counter (TSC, arm64's system counter). true_hz: the real one as "numerator/denominator", empty:
-    khz exactly. uptime_ns: at the start.
-    skew_ns: its REALTIME is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower.
+    kernel: whose KVM it has, where that is not the spec's. khz: the rate of its counter (TSC, arm64's system counter).
+    true_hz: the real one as "numerator/denominator", empty: khz exactly. uptime_ns: at the start. skew_ns: its REALTIME
+    is within this of true time. slew_ppm: NTP may run its clocks this much faster or slower. rtc_off_ns: its RTC is
+    within this of REALTIME, and its grain.
     """
 
+    kernel: str = ""
     khz: int = 2_596_122
     true_hz: str = ""
     uptime_ns: int = 1_000 * 10**9
@@ -26,6 +28,7 @@ class Site:
     ecv: bool = False
     skew_ns: int = 0
     slew_ppm: int = 500
+    rtc_off_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +38,9 @@ class Spec:
     recipe: name or file. program: for scenarios, what guestclock.vmm.steps plays, as JSON text. kernel: profile or
     file. sites: one host, or source and destination.
     delay_ns: from one call of the VMM to the end of the next; save_delay_ns, restore_delay_ns: the same for the calls
-    before and after the operation's middle, 0: delay_ns. section_ns: clock reads inside one kernel section.
+    before and after the operation's middle, 0: delay_ns. calls_ns: the same for single calls after the guest's life,
+    (name, ns) in the order in which the VMM makes them; one that is not the next of them has delay_ns.
+    section_ns: clock reads inside one kernel section.
     life_min_ns, life_ns: how long the guest has run before the operation; away_min_ns, away_ns: how long its middle
     takes (the pause, the transfer); after_ns: for how long it is watched afterwards, at least.
     khz: the guest's TSC rate, 0: the host's. works: the kernel's delayed works run too; periodic: of them the
@@ -54,6 +59,7 @@ class Spec:
     delay_ns: int = 5 * 10**9
     save_delay_ns: int = 0
     restore_delay_ns: int = 0
+    calls_ns: tuple[tuple[str, int], ...] = ()
     section_ns: int = 10_000
     life_ns: int = 100 * 10**9
     life_min_ns: int = 10**9
@@ -75,8 +81,8 @@ class Spec:
     def of(cls, told: dict[str, Any]) -> Self:
         """A spec out of JSON values, as dataclasses.asdict() gives them. Raises TypeError for what is no field."""
         sites = tuple(Site(**site) for site in told["sites"])
-        policy = tuple((clock, meant) for clock, meant in told["policy"])
-        return cls(**{**told, "sites": sites, "policy": policy, "properties": tuple(told["properties"])})
+        pairs = {name: tuple((one, other) for one, other in told[name]) for name in ("policy", "calls_ns")}
+        return cls(**{**told, **pairs, "sites": sites, "properties": tuple(told["properties"])})
 
     def units(self, ns: int) -> int:
         """ns in cycles of the first host's TSC, the unit of time of the search."""
@@ -90,7 +96,7 @@ class Spec:
             self.life_ns
             + self.away_ns
             + self.after_ns
-            + calls * max(self.delay_ns, self.save_delay_ns, self.restore_delay_ns)
+            + calls * max(self.delay_ns, self.save_delay_ns, self.restore_delay_ns, *(ns for _, ns in self.calls_ns))
         )
         num, den = 10**9, self.sites[0].khz
         return Bounds(

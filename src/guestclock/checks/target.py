@@ -144,7 +144,7 @@ def _scenario(
 def _site(usual: Site, host: HostTable | Arm64HostTable) -> Site:
     """The host that a scenario's variation asks for."""
     if isinstance(host, HostTable):
-        return replace(usual, khz=host.tsc_khz or usual.khz)
+        return replace(usual, khz=host.tsc_khz or usual.khz, rtc_off_ns=abs(host.rtc_ahead_ns or 0))
     khz = usual.khz if host.counter_hz is None else host.counter_hz // 1000
     vhe = usual.vhe if host.vhe is None else host.vhe
     return replace(usual, khz=khz, vhe=vhe, ecv=bool(host.ecv))

@@ -82,13 +82,13 @@ def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:
 
     Raises UserError for a recipe or a kernel that is not there.
     """
-    profile = lookup(spec.kernel)
-    arch = architecture(profile.arch)
+    arch = architecture(lookup(spec.kernel).arch)
+    profiles = [lookup(site.kernel or spec.kernel) for site in spec.sites]
     recipe = recipes.load(spec.recipe) if spec.recipe else None
     program = json.loads(spec.program) if spec.program else None
 
     def made(world: World) -> Outcome:
-        kvms = [arch.kvm(world, site, profile, emit, spec) for site in spec.sites]
+        kvms = [arch.kvm(world, *of, emit, spec) for of in zip(spec.sites, profiles, strict=True)]
         phase = [BOOT]
         tracker = arch.tracker(world, [k.host for k in kvms], phase)
         outcome = Outcome(spec, world, kvms, tracker, arch)
@@ -116,6 +116,7 @@ class _Stage:
         self.started: set[tuple[int, int, int]] = set()
         self.calls = 0
         self.halves = 0
+        self.single = 0
 
     async def drive(self, course: Callable[[], Any]) -> None:
         try:
@@ -137,7 +138,7 @@ class _Stage:
         if isinstance(op, Note) and ("index", 0) in op.data:
             self.phase[0] = BEFORE  # a scenario's first step
         self.calls += 1
-        world.new_call(self.within())
+        world.new_call(self.within(op))
         call = Call(op, self.site, self.phase[0], self.calls, world.latest, "")
         which: tuple[int, Any] = getattr(op, "vm", -1), getattr(op, "vcpu", None)
         if op.name == "Start":
@@ -156,11 +157,14 @@ class _Stage:
             outcome.calls.append(call)
         return call.answer
 
-    def within(self) -> int | None:
+    def within(self, op: Op) -> int | None:
         """The bound of the call that begins, units; None: the usual one."""
         spec = self.spec
         if self.phase[0] == BOOT:
             return spec.units(BOOT_CALL_NS)
+        if self.single < len(spec.calls_ns) and spec.calls_ns[self.single][0] == op.name:
+            self.single += 1
+            return spec.units(spec.calls_ns[self.single - 1][1])
         own = spec.restore_delay_ns if self.halves else spec.save_delay_ns
         return spec.units(own) if own and self.phase[0] != BEFORE else None
 

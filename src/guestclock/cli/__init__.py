@@ -14,6 +14,7 @@ from guestclock.cli import checking
 from guestclock.cli.bench import bench_app
 from guestclock.cli.labs import lab_app
 from guestclock.cli.terminal import console, progress_line
+from guestclock.cli.traces import trace_app
 from guestclock.errors import Failure, UserError
 
 FAILED, BAD_INPUT, INTERNAL, INTERRUPTED = 1, 2, 70, 130
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(lab_app, name="lab")
 app.add_typer(bench_app, name="bench")
+app.add_typer(trace_app, name="trace")
 checking.register(app)
 
 

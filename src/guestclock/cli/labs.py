@@ -1,4 +1,4 @@
-"""The commands about real kernels in the lab: setup, compare, agree, migrate."""
+"""The commands about real kernels in the lab: setup, compare, agree, migrate, linux-guest."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def setup(
         str,
         typer.Option("--arch", help="Whose kernels: x86 (the default) or arm64.", metavar="ARCH"),
     ] = "x86",
+    linux_guest: Annotated[
+        bool, typer.Option("--linux-guest", help="Have Debian's QEMU there too, to run inside (lab linux-guest).")
+    ] = False,
 ) -> None:
     """Fetch kernels, and QEMU if there is none.
 
@@ -41,7 +44,9 @@ def setup(
     from guestclock.lab.setup import DEFAULT_KERNELS
     from guestclock.lab.setup import setup as set_up
 
-    set_up(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print)
+    if linux_guest and arch_of(arch).name != "x86":
+        raise typer.BadParameter(f"--linux-guest: is x86's alone, not {arch}'s")
+    set_up(kernel or DEFAULT_KERNELS, arch=arch_of(arch), progress=print, linux_guest=linux_guest)
 
 
 @lab_app.command()
@@ -144,14 +149,14 @@ def agree(
     """
     import sys
 
-    from guestclock.judges import DEFAULTS, WINDOW, judge_scenario, judge_window
+    from guestclock.judges import WINDOW, defaults, judge_scenario, judge_window
     from guestclock.report import agree as report
     from guestclock.runs.on import parse_on
     from guestclock.scenario import load
 
     on = parse_on(f"lab:{where}")
     host = _arch_of(arch, on.cpu)
-    asked = names or list(DEFAULTS[host])
+    asked = names or defaults(host, on.lab)
     scenarios = [load(name) for name in asked if name != WINDOW]
     for scenario in scenarios:
         if scenario.arch != host:
@@ -197,16 +202,20 @@ def migrate(
     vcpus: Annotated[int, typer.Option("--vcpus", help="How many vCPUs (2).", metavar="N")] = 2,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
-    """Move a guest from one lab to another, and tell by how many ns its clocks are off.
+    """Move a guest from one lab to another, and tell by how many ns its clocks are off: kernel, model and check.
 
     Both are hosts of one world, whose true time is known: a lab's counter is exact, and its wall clock is set. The
-    recipe's own calls save the guest on a real kernel and restore it on another.
+    recipe's own calls save the guest on a real kernel and restore it on another; the model does the same at the same
+    instants, and check is asked how far off it can be at most with calls that take as long. Exits 0 where all agree, 1
+    where not, 2 for bad input.
     """
     from guestclock.errors import UserError
+    from guestclock.judges.migration import halves_of, judge_migration
     from guestclock.report import migration as report
     from guestclock.runs.migrate import migrate as move
     from guestclock.runs.on import On, parse_on
     from guestclock.scenario.quantity import Duration, Step
+    from guestclock.vmm.recipe import load
 
     def lab(option: str, written: str) -> On:
         try:
@@ -222,21 +231,76 @@ def migrate(
 
     if vcpus < 1:
         raise UserError(f"--vcpus {vcpus}: expected at least 1")
+    labs = lab("--from", source), lab("--to", destination)
+    halves_of(load(recipe).arch, *labs)
     with progress_line() as progress:
         done = move(
             recipe,
-            lab("--from", source),
-            lab("--to", destination),
+            *labs,
             skew_ns=ns("--skew", skew, Step),
             away_ns=ns("--away", away),
             life_ns=ns("--life", life),
             vcpus=vcpus,
             progress=progress,
         )
+        progress(f"model and check: {recipe}")
+        judged = judge_migration(done)
     if json:
         from json import dumps
 
-        print(dumps(report.as_json(done), indent=2))
-        return
-    for line in report.lines(done):
-        print(line)
+        print(dumps(report.as_json(judged), indent=2))
+    else:
+        for line in report.lines(judged):
+            print(line)
+    raise typer.Exit(0 if judged.agree else DIFFERENT_STATUS)
+
+
+@lab_app.command("linux-guest")
+def linux_guest(
+    kernel: Annotated[
+        str, typer.Argument(help="The lab's kernel, with the KVM that QEMU runs on, as 6.12.", metavar="KERNEL")
+    ] = "6.12",
+    guest_kernel: Annotated[
+        str, typer.Option("--guest-kernel", help="The guest's own kernel (the lab's).", metavar="KERNEL")
+    ] = "",
+    clocksource: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--clocksource",
+            help="What the guest keeps time by: kvm-clock or tsc. May be repeated. Without it: both.",
+            metavar="NAME",
+        ),
+    ] = None,
+    away: Annotated[str, typer.Option("--away", help="So long it is stopped, about (2 s).", metavar="T")] = "2 s",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Stop, save and load a Linux guest of Debian's QEMU: do its clocks do what the model says?
+
+    In the lab, Debian's QEMU on the kernel's KVM runs Debian's kernel, whose one program reads MONOTONIC, BOOTTIME,
+    REALTIME and MONOTONIC_RAW. QEMU is told stop, cont, savevm, loadvm. The model plays QEMU's recipes at the instants
+    at which QEMU made its calls; the guest's timekeeper is reckoned from there. Exits 0 where every clock gained what
+    was predicted, 1 where one did not, 2 for bad input. Needs 'guestclock lab setup --linux-guest'.
+    """
+    import sys
+
+    from guestclock.errors import UserError
+    from guestclock.judges.linux_guest import judge_linux_guests
+    from guestclock.lab.linux_guest import CLOCKSOURCES
+    from guestclock.report import linux_guest as report
+    from guestclock.scenario.quantity import Duration
+
+    try:
+        away_ns = Duration.parse(away, {}).literal
+    except ValueError as error:
+        raise UserError(f"--away: {error}") from None
+    asked = list(dict.fromkeys(clocksource or CLOCKSOURCES))
+    with progress_line() as progress:
+        judged = judge_linux_guests(kernel, guest_kernel, asked, away_ns=away_ns, progress=progress)
+    if json:
+        report.write(judged, sys.stdout)
+    else:
+        shown = console()
+        for one in judged:
+            report.page(shown, one)
+        report.legend(shown)
+    raise typer.Exit(0 if all(one.agrees for one in judged) else DIFFERENT_STATUS)

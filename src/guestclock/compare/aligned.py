@@ -36,6 +36,9 @@ from guestclock.vmm.steps import play
 OPERATIONS = ("op", "peek", "host", "step", "note")
 NOT_OPERATIONS = ("no-tracepoints",)
 
+COUNTERS = ("tsc", "counter")
+"""What ReadHostClock calls the host's own: a reading of it is its instant."""
+
 EARLY, MIDDLE, LATE = 0, 1, 2
 
 
@@ -95,7 +98,8 @@ class Circumstances:
     what its kernel believes. guest_has_master_clock: that global flag of KVM's, as VMs before this one left it. where:
     the point of an operation's sandwich at which clocks were read, if nothing gives that away. work_latency_ns: how
     late delayed works ran. exits: how often, in which operations, an interrupt of the host's threw the guest out; it
-    matters only where each exit asks for a new page. vhe: of an arm64 host.
+    matters only where each exit asks for a new page. vhe: of an arm64 host. own_answers: the VMM goes on with what the
+    model answered it, instead of with what the kernel did: from then on its writes are the model's own as well.
     """
 
     true_hz: int | None = None
@@ -104,6 +108,7 @@ class Circumstances:
     work_latency_ns: int = 0
     exits: Mapping[int, int] = field(default_factory=dict)
     vhe: bool = True
+    own_answers: bool = False
 
 
 class Aligned:
@@ -117,7 +122,12 @@ class Aligned:
         self.entries = iter(operations(real))
         self.done = 0
         self.counter = HostCounter.of(real, told.true_hz)
-        self.timeline = Timeline()
+        self.gaps_ps: list[int] = []
+        self.chosen: list[tuple[Op, Event]] = []
+        """Operations whose instant nothing gave away."""
+        self.snapshot: dict[str, Any] | None = None
+        """What a half that saves has saved."""
+        self.timeline = Timeline(self._passes)
         self.scheduler = Scheduler(self.timeline)
         self.trace = Trace({"on": "model"})
         self.revealed = self.given_away()
@@ -135,10 +145,19 @@ class Aligned:
 
     def run(self) -> Trace:
         """Plays the program. Raises NotAligned."""
-        course = play_half if self.program.get("program") == "half" else play
-        self.scheduler.spawn("VMM", serve(course(Host(), self.program), self.execute))
+        self.scheduler.spawn("VMM", self._course())
         self.scheduler.run()
         return self.trace
+
+    async def _course(self) -> None:
+        if self.program.get("program") == "half":
+            self.snapshot = await serve(play_half(Host(), self.program), self.execute)
+        else:
+            await serve(play(Host(), self.program), self.execute)
+
+    def _passes(self) -> int:
+        """True time, ps, between a clock read inside an operation and the next one."""
+        return self.gaps_ps.pop(0) if self.gaps_ps else 0
 
     async def execute(self, op: Op) -> Any:
         entry = next(self.entries, None)
@@ -149,9 +168,15 @@ class Aligned:
             op = self.slept(op, entry)
         instants = await self.before(op, self.instants_ps(entry, op))
         await self.until(instants[0])
+        self.gaps_ps = self.gaps(entry)
         answer = await self.kvm.execute(Wait(0) if isinstance(op, Wait) else op)
+        self.gaps_ps = []
         await self.after(op)
-        return _as_read(op, entry, answer)
+        return answer if self.told.own_answers else _as_read(op, entry, answer)
+
+    def gaps(self, entry: Event) -> list[int]:
+        """What passes between the clock reads inside an operation, ps, one after the other, as far as it shows."""
+        return []
 
     async def before(self, op: Op, instants: list[int]) -> list[int]:
         """What the real host did besides, before this operation; the instants that are left for it."""
@@ -174,7 +199,11 @@ class Aligned:
         first, last = self.counter.at(entry.start_ps), self.counter.at(entry.end_ps)
         if isinstance(op, HostSleep):
             return [self.counter.true_ps(first)]
+        if isinstance(op, ReadHostClock) and op.clock in COUNTERS:
+            return [self.counter.true_ps(entry.data["value"])]
         given_away = self.revealed[bisect_left(self.revealed, first) : bisect_right(self.revealed, last)]
+        if not given_away and not self.gaps(entry):
+            self.chosen.append((op, entry))
         chosen = [last if isinstance(op, Wait) else (first, (first + last) // 2, last)[self.told.where]]
         return [self.counter.true_ps(value) for value in given_away or chosen]
 

@@ -140,7 +140,7 @@ class Comparison:
         return True
 
     def tracepoints(self) -> None:
-        pairs = zip(self.telling(self.grouped_real()), self.telling(self.grouped_model()), strict=True)
+        pairs = zip(self.real_groups(), self.model_groups(), strict=True)
         for index, ((operation, real), (_, model)) in enumerate(pairs):
             self.index, self.name = index, operation.name
             self.before_tracepoints(operation)
@@ -157,6 +157,14 @@ class Comparison:
     def tracepoint(self, real: Event, model: Event) -> None:
         """One line of the kernel's and the model's."""
         self.same(f"{real.name}", real.data["text"], model.data["text"])
+
+    def real_groups(self) -> Iterator[Group]:
+        """What is compared of the kernel's."""
+        return self.telling(self.grouped_real())
+
+    def model_groups(self) -> Iterator[Group]:
+        """What is compared of the model's."""
+        return self.telling(self.grouped_model())
 
     def telling(self, groups: Iterator[Group]) -> Iterator[Group]:
         """Without the tracepoints that say nothing of the rules."""

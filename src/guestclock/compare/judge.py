@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from guestclock.compare.aligned import EARLY, LATE, MIDDLE, Circumstances, NotAligned
+from guestclock.compare.aligned import EARLY, LATE, MIDDLE, Aligned, Circumstances, NotAligned
 from guestclock.compare.verdict import Difference, Verdict
 from guestclock.kvm.model import lookup
 from guestclock.sim import Trace
@@ -38,15 +38,15 @@ def judge(real: Trace, program: dict[str, Any], profile: str, circumstances: Cir
     return first
 
 
-def aligned(real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> Trace:
-    """The model's trace of the program at the real run's instants. Raises NotAligned."""
+def aligned(real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> Aligned:
+    """The program on the model, at the real run's instants, once it is run."""
     if lookup(profile).arch == "arm64":
-        from guestclock.compare.arm64.aligned import run_aligned as on_arm64
+        from guestclock.compare.arm64.aligned import Arm64Aligned
 
-        return on_arm64(real, program, profile, told)
-    from guestclock.compare.x86.aligned import run_aligned as on_x86
+        return Arm64Aligned(real, program, profile, told)
+    from guestclock.compare.x86.aligned import X86Aligned
 
-    return on_x86(real, program, profile, told)
+    return X86Aligned(real, program, profile, told)
 
 
 def _on_x86(real: Trace, program: dict[str, Any], profile: str, told: Circumstances) -> Verdict:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guestclock.compare.aligned import Circumstances, HostCounter
+from guestclock.compare.aligned import Aligned, Circumstances, HostCounter
 from guestclock.compare.author import Limits
 from guestclock.compare.judge import aligned, judge
 from guestclock.compare.programs import random_program
@@ -125,8 +125,13 @@ class Session:
 
     def modelled(self, program: Program, real: Trace) -> Trace:
         """The model's trace at the instants of the real one, in time as the real host's kernel reckons it."""
-        model = aligned(real, program, self.profile, self.circumstances)
-        return _by_the_hosts_counter(model, real, HostCounter.of(real, self.circumstances.true_hz))
+        return self.played(program, real).trace
+
+    def played(self, program: Program, real: Trace, *, own_answers: bool = False) -> Aligned:
+        """As `modelled`, and what else is known of the model's run. own_answers: see Circumstances."""
+        played = aligned(real, program, self.profile, replace(self.circumstances, own_answers=own_answers))
+        played.trace = _by_the_hosts_counter(played.run(), real, played.counter)
+        return played
 
     @property
     def circumstances(self) -> Circumstances:

@@ -7,9 +7,11 @@ And does the checker prove a bound for it that the kernel keeps, with calls that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from guestclock.check import Mark, Span, marks, story, unjudged
@@ -19,18 +21,21 @@ from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, check
 from guestclock.compare.aligned import HostCounter, operations
 from guestclock.compare.session import Session
 from guestclock.errors import UserError
+from guestclock.judges.shown import Shown, refusals, shown
+from guestclock.judges.window import WINDOW
 from guestclock.runs.real import run_lab
-from guestclock.scenario import Scenario, Variation
+from guestclock.scenario import Scenario, Variation, load
 from guestclock.sim import Trace
 
 DEFAULTS = {
     "x86_64": (
-        "window",
+        WINDOW,
         "threads/2021-idempotent-x86",
         "threads/2023-masterclock",
         "bugs/stable-while-unmatched",
         "bugs/hpet-and-back",
         "bugs/defeated-1s-rule",
+        "bugs/suspend-running-tsc",
     ),
     "arm64": (
         "threads/2021-idempotent-arm64",
@@ -40,6 +45,12 @@ DEFAULTS = {
     ),
 }
 """What is asked if nothing is named."""
+
+
+def defaults(arch: str, kernel: str) -> list[str]:
+    """What is asked of this kernel if nothing is named: of the usual choice whatever a lab with it can show."""
+    return [name for name in DEFAULTS[arch] if name == WINDOW or f"lab:{kernel}" in load(name).on]
+
 
 CHECK_BUDGET_S = 120.0
 NS_PER_MS = 10**6
@@ -72,7 +83,9 @@ class Judged:
     """One variation of a scenario. where: lab:KERNEL. profile: the model's.
 
     differences: of the two traces, in words. exact, close: how much was equal to the last bit, and within what a
-    reading leaves open. rows: by property. holds: what the checker was asked, too, and nothing breaks.
+    reading leaves open. rows: by property. holds: what the checker was asked, too, and nothing breaks; could: what did
+    not break here, and the checker says that it can. shown: what clocks showed after a sleep, and in each of several
+    VMs. refused: by the kernel, in words; by the model as well.
     """
 
     scenario: str
@@ -84,10 +97,13 @@ class Judged:
     close: int
     rows: list[Row] = field(default_factory=list)
     holds: list[str] = field(default_factory=list)
+    could: list[str] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     @property
     def agree(self) -> bool:
-        return not self.differences and not any(row.why for row in self.rows)
+        return not self.differences and not any(row.why for row in self.rows) and not any(s.why for s in self.shown)
 
 
 def judge_scenario(
@@ -110,6 +126,7 @@ def judge_scenario(
         )
         if not judged.differences:
             model = session.modelled(program, real)
+            judged.shown, judged.refused = shown(real, model, _slack_ns(real)), refusals(real)
             progress(f"check on {session.profile}: {scenario.name}{f' ({varied})' if varied else ''}")
             _properties(judged, real, model, _checked(scenario, variation, session, real))
         yield judged
@@ -129,8 +146,12 @@ def _properties(judged: Judged, real: Trace, model: Trace, checked: dict[str, Ve
         status, bound, against = _against(checked, name, seen)
         why = _apart(one, other, slack_ns) or against
         judged.rows.append(Row(name, (one or other)[0].unit, worst, modelled, seen, steps, status, bound, why))
-    asked = set(checked) if isinstance(checked, dict) else set()
-    judged.holds = sorted(name for name in asked - {row.property for row in judged.rows} - nothing_to_say)
+    broken = {row.property for row in judged.rows}
+    for name, verdict in sorted(checked.items()) if isinstance(checked, dict) else ():
+        if verdict.status == HOLDS and name not in broken | nothing_to_say:
+            judged.holds.append(name)
+        elif verdict.status == VIOLATED and name not in broken:
+            judged.could.append(name)
 
 
 def _apart(one: list[Mark], other: list[Mark], slack_ns: int) -> str:
@@ -154,7 +175,7 @@ def _apart(one: list[Mark], other: list[Mark], slack_ns: int) -> str:
 
 def _slack_ns(real: Trace) -> int:
     """What the longest operation took that reads or moves a clock, and whose instant nothing gives away."""
-    told = ("Wait", "CreateVm") if real.meta.get("arch") == "arm64" else ("Wait", "CreateVm", "CreateVcpu")
+    told = ["Wait", "HostSleep", "CreateVm", *([] if real.meta.get("arch") == "arm64" else ["CreateVcpu"])]
     took = [e.end_ps - e.start_ps for e in operations(real) if e.name not in told and e.kind != "step"]
     return max(took, default=0) // 1000 + 1
 
@@ -194,23 +215,49 @@ def _checked(scenario: Scenario, variation: Variation, session: Session, real: T
     counter = HostCounter.of(real, session.circumstances.true_hz)
     try:
         spec: Spec = targets(scenario.name, [session.profile])[index].spec
-        true_hz = str(counter.true_hz) if counter.true_hz != counter.hz else ""
-        uptime_ns = counter.start * 10**9 // counter.true_hz
-        spec = spec.but(sites=tuple(replace(site, true_hz=true_hz, uptime_ns=uptime_ns) for site in spec.sites))
+        told: dict[str, Any] = {"uptime_ns": counter.start * 10**9 // counter.true_hz}
+        if session.arch == "x86_64":  # what an arm64 counter says is what it counts, to a kHz
+            true_hz = str(counter.true_hz) if counter.true_hz != counter.hz else ""
+            told |= {"khz": counter.hz // 1000, "true_hz": true_hz}
+        spec = spec.but(
+            program=json.dumps(in_true_time(variation, counter)),
+            after_ns=spec.after_ns * max(counter.hz, counter.true_hz) // counter.true_hz,
+            sites=tuple(replace(site, **told) for site in spec.sites),
+        )
         delay_ns = _longest_call_ns(real) * counter.hz // counter.true_hz
         result = check(spec.but(delay_ns=delay_ns), budget_s=CHECK_BUDGET_S, stories=False)
     except UserError as refused:
         return f"not asked: {refused}"
     if not result.complete:
         return f"not finished in {CHECK_BUDGET_S:.0f} s"
-    return {verdict.property: verdict for verdict in result.verdicts if verdict.asked}
+    # A policy is asked of an operation's two halves, and a scenario has none.
+    return {v.property: v for v in result.verdicts if v.asked and not v.property.endswith("-policy")}
+
+
+def in_true_time(variation: Variation, counter: HostCounter) -> dict[str, Any]:
+    """The variation's program with its waits in true time, as the checker takes them.
+
+    A kernel waits by its own clock. While that is the TSC, a second is as many cycles as it believes are one.
+    """
+    source = getattr(variation.host, "clocksource", None) or "tsc"
+
+    def longer(terms: list[list[Any]]) -> list[list[Any]]:
+        return [[k, v * counter.hz // counter.true_hz if k == "ns" else v, *factor] for k, v, *factor in terms]
+
+    steps = []
+    for step in variation.program["steps"]:
+        if step["do"] == "clocksource":
+            source = step["to"]
+        waits = [key for key in ("gap", "value") if key in step and (key == "gap" or step["do"] == "wait")]
+        steps.append({**step, **({key: longer(step[key]) for key in waits} if source == "tsc" else {})})
+    return {**variation.program, "steps": steps}
 
 
 def _longest_call_ns(real: Trace) -> int:
-    """From the end of one operation to that of the next, waits aside; rounded up to a whole ms."""
+    """From the end of one operation to that of the next, waits and sleeps aside; rounded up to a whole ms."""
     ends, longest = 0, 0
     for event in operations(real):
-        if event.name != "Wait":
+        if event.name not in ("Wait", "HostSleep"):
             longest = max(longest, event.end_ps - ends)
         ends = event.end_ps
     return (longest // 1000 // NS_PER_MS + 1) * NS_PER_MS
@@ -225,8 +272,7 @@ def _against(checked: dict[str, Verdict] | str, name: str, worst: Span | None) -
         return NOT_ASKED, None, ""
     if verdict.status not in (HOLDS, VIOLATED) or (verdict.bound is None and verdict.status == VIOLATED):
         return verdict.status, None, ""
-    exact: Any = verdict.bound or Fraction(0)
-    bound = -(-exact.numerator // exact.denominator) + (verdict.tolerance if verdict.status == HOLDS else 0)
+    bound = ceil((verdict.bound or Fraction(0)) + (verdict.tolerance if verdict.status == HOLDS else 0))
     least = 0 if worst is None or 0 in worst else min(abs(worst.lo), abs(worst.hi))
     return (
         verdict.status,

@@ -53,6 +53,8 @@ class Lab:
         memory_mib: int = 512,
         deterministic: bool = True,
         extra_cmdline: str = "",
+        more: bytes = b"",
+        cpu_s: int | None = None,
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         """kernel: "6.1", "6.12", ... as `guestclock lab setup` made it. arch: "x86" or "arm64".
@@ -64,6 +66,8 @@ class Lab:
         cpu: arm64: one of `arm64.CPUS`, or the usual one. counter_hz: arm64: what CNTFRQ_EL0 says; the counter's true
         period is the whole number of ns in it.
         deterministic: virtual time; every run of a program gives the same bytes. Otherwise the host's time.
+        more: an archive of files that are inside besides the usual ones.
+        cpu_s: CPU time that a program's machine may use; beyond it, it is Stuck. None: as much as it takes.
         progress: is told, a line each time, what takes long.
         """
         if smp < 1:
@@ -87,7 +91,7 @@ class Lab:
             self.machine = X86Machine(**own, **common)
         self.console = ""
         """What the latest run wrote to the console."""
-        self._progress = progress
+        self._more, self._cpu_s, self._progress = more, cpu_s, progress
 
     def run(self, program: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[dict[str, Any]]:
         """`run_many` for one program."""
@@ -140,7 +144,7 @@ class Lab:
         """
         image, start = ready(self.kernel, self.arch)
         machine = machine or self.machine
-        archives = overlay(on=image, cache=cache_dir())
+        archives = overlay(on=image, cache=cache_dir()) + self._more
         return Boot(tuple(start), machine, image, archives, machine.device_tree(start), machine.rom())
 
     def _outcome(
@@ -148,7 +152,7 @@ class Lab:
     ) -> list[dict[str, Any]] | UserError | LabError:
         with _turns:
             try:
-                lines, self.console = fork.run(boot, snapshot, program, timeout_s=timeout_s)
+                lines, self.console = fork.run(boot, snapshot, program, timeout_s=timeout_s, cpu_s=self._cpu_s)
             except (UserError, LabError) as error:
                 return error
             return lines

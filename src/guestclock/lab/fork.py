@@ -16,11 +16,13 @@ from guestclock.lab.tools import LabError
 Lines = list[dict[str, Any]]
 
 
-def run(boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], *, timeout_s: float) -> tuple[Lines, str]:
+def run(
+    boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], *, timeout_s: float, cpu_s: int | None = None
+) -> tuple[Lines, str]:
     """(The JSON lines that a program wrote, what came out on the console.)
 
-    timeout_s is wall-clock time. `UserError` where the program inside raised one; `LabError` where it failed otherwise,
-    the machine died, or the time was up.
+    timeout_s is wall-clock time; cpu_s: CPU time, see `Process`. `UserError` where the program inside raised one;
+    `LabError` where it failed otherwise, the machine died, or the time was up.
     """
     try:
         asked = exchange.with_program(json.dumps(program).encode())
@@ -38,7 +40,7 @@ def run(boot: Boot, snapshot: Snapshot, program: Mapping[str, Any], *, timeout_s
         command = [*boot.start, *hardware, "-incoming", "defer"]
         fds = (snapshot.ram, shared.fd, results.fd)
         on_one_cpu = boot.machine.deterministic and not boot.machine.recordable
-        with Process(command, fds=fds, timeout_s=timeout_s, on_one_cpu=on_one_cpu) as qemu:
+        with Process(command, fds=fds, timeout_s=timeout_s, on_one_cpu=on_one_cpu, cpu_s=cpu_s) as qemu:
             load_state(qemu, state.fd)
             qemu.command("cont")
             while (event := qemu.event()).name != STOPPED:

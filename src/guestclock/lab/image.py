@@ -23,7 +23,7 @@ from guestclock.errors import UserError
 from guestclock.lab import newc
 from guestclock.lab.arch import Arch
 
-RECIPE = 1
+RECIPE = 2
 """Counts changes of what goes into an image: images of another number are built anew."""
 
 PYTHON_PACKAGES = (
@@ -47,7 +47,7 @@ EXTENSIONS = ("_asyncio", "_contextvars", "_ctypes", "_decimal", "_json", "_queu
 NEVER_INSIDE = frozenset((
     "__pycache__", "test", "unittest", "pydoc_data", "lib2to3", "idlelib", "tkinter", "ensurepip",
     "distutils", "turtledemo", "venv", "dbm", "curses", "sqlite3", "xml", "xmlrpc", "html", "http", "email",
-    "urllib", "wsgiref", "multiprocessing",
+    "wsgiref", "multiprocessing",
     "turtle.py", "pydoc.py", "doctest.py", "tarfile.py", "zipfile.py", "pickletools.py", "ftplib.py",
     "imaplib.py", "nntplib.py", "smtplib.py", "smtpd.py", "poplib.py", "telnetlib.py", "mailbox.py", "cgi.py",
     "_pydecimal.py", "_pyio.py", "pdb.py", "webbrowser.py", "antigravity.py", "this.py",

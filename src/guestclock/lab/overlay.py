@@ -28,9 +28,6 @@ INSIDE = (
 EMPTY = ("lab/__init__.py",)
 """Files that are there inside, but empty: this one imports the host side."""
 
-LIBRARY = ("urllib/__init__", "urllib/parse")
-"""Of the standard library, what an image lacks and ours imports: pathlib, which recipes are found by, wants it."""
-
 CODE = "lab/guestclock"
 KEPT_COMPILATIONS = 8
 
@@ -42,15 +39,7 @@ def overlay(*, on: Image, cache: Path) -> bytes:
         entries.append(newc.executable("bin/yielder", yielder()))
     code = _compiled(on, cache)
     entries += [newc.Entry(f"{CODE}/{p.relative_to(code)}", p.read_bytes()) for p in code.rglob("*") if p.is_file()]
-    entries += [_library(on, name) for name in LIBRARY]
     return newc.archive(entries)
-
-
-def _library(on: Image, name: str) -> newc.Entry:
-    """A module of the standard library, compiled if the image's are."""
-    compiled, source = (f"{image.STDLIB}/{name}{suffix}" for suffix in (".pyc", ".py"))
-    found = compiled if (on.python_root / compiled).exists() else source
-    return newc.Entry(found, (on.python_root / found).read_bytes())
 
 
 def yielder() -> bytes:

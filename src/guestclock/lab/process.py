@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -19,11 +21,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from guestclock.lab import qmp
-from guestclock.lab.tools import LabError
+from guestclock.lab.tools import LabError, Stuck
 
 TAIL_LINES = 25
 GRACE_S = 10.0
 """So long a QEMU that has closed its monitor may take to exit."""
+CPU_GRACE_S = 5
+"""So much later the kernel ends a QEMU that does not die of SIGXCPU."""
 
 
 class Memory:
@@ -90,13 +94,20 @@ class Process:
 
     command: how QEMU is started, and its arguments but for monitor and console. fds: what it inherits. timeout_s:
     wall-clock time for all that it is asked; whatever is waited for later than that raises a LabError. on_one_cpu: its
-    threads never run side by side (see `qemu`).
+    threads never run side by side (see `qemu`). cpu_s: CPU time that it may use; beyond it, what is waited for raises
+    Stuck.
     """
 
     def __init__(
-        self, command: Sequence[str], *, fds: Iterable[int], timeout_s: float, on_one_cpu: bool = False
+        self,
+        command: Sequence[str],
+        *,
+        fds: Iterable[int],
+        timeout_s: float,
+        on_one_cpu: bool = False,
+        cpu_s: int | None = None,
     ) -> None:
-        self.timeout_s = timeout_s
+        self.timeout_s, self.cpu_s = timeout_s, cpu_s
         with ExitStack() as opened:
             ours, theirs = (opened.enter_context(end) for end in socket.socketpair())
             self._console = opened.enter_context(Memory("console"))
@@ -107,6 +118,8 @@ class Process:
             with _only_one_cpu() if on_one_cpu else nullcontext():
                 self._process = _started([*command, *own], inherited, self._errors.fd)
             opened.callback(self._forget)
+            if cpu_s is not None:
+                resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s + CPU_GRACE_S))
             theirs.close()
             try:
                 self._monitor = qmp.Qmp(ours, deadline=time.monotonic() + timeout_s)
@@ -163,6 +176,8 @@ class Process:
         except subprocess.TimeoutExpired:
             self.end()
             status = self._process.returncode
+        if status == -signal.SIGXCPU:
+            return Stuck(f"lab: not done after {self.cpu_s} s of CPU time\n{tail(self.console())}")
         if status != 0:
             errors = read_whole(self._errors.fd).decode(errors="replace").strip()
             return LabError(f"lab: QEMU failed (status {status}): {errors}")

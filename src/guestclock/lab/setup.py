@@ -80,11 +80,13 @@ def setup(
     progress: Callable[[str], None] = print,
     cache: Path | None = None,
     refresh: bool = False,
+    linux_guest: bool = False,
 ) -> list[Image]:
     """Have an image for each of these kernels ("6.1", "6.12", ...) of an architecture, making the missing ones, and a
     QEMU to run them.
 
-    refresh: look for a newer package even where an image is there.
+    refresh: look for a newer package even where an image is there. linux_guest: have a QEMU of Debian's in the cache as
+    well, whatever is on PATH: one that is taken inside (see `linux_guest`).
     """
     for kernel in kernels:
         check_name(kernel)
@@ -95,17 +97,23 @@ def setup(
         raise UserError(f"lab: {cache} cannot be made: {error.strerror}") from None
     try:
         with _locked(cache / "lock"):
-            return _set_up(kernels, arch, progress, cache, refresh)
+            return _set_up(kernels, arch, progress, cache, refresh, linux_guest)
     except OSError as error:
         raise no_room(error, cache) from None
 
 
 def _set_up(
-    kernels: Sequence[str], arch: Arch, progress: Callable[[str], None], cache: Path, refresh: bool
+    kernels: Sequence[str],
+    arch: Arch,
+    progress: Callable[[str], None],
+    cache: Path,
+    refresh: bool,
+    linux_guest: bool,
 ) -> list[Image]:
     made = []
     archives = Archives(cache, progress)
-    if emulator.find(cache, arch) is None:
+    to_be_taken_inside = linux_guest and emulator.find_fetched(cache, arch) is None
+    if to_be_taken_inside or emulator.find(cache, arch) is None:
         progress(f"lab: fetching {arch.qemu} and what it depends on (45 MB)")
         progress(f"lab: QEMU ready ({emulator.fetch(archives.of(X86), cache, arch).package})")
     for kernel in kernels:

@@ -36,6 +36,10 @@ class LabError(Failure):
     """
 
 
+class Stuck(LabError):
+    """A machine that used up the CPU time it was given, however busy the host is: it will not get any further."""
+
+
 def require(tool: str) -> str:
     """Path of a program that must be there; a `UserError` naming its Debian package where it is not."""
     found = shutil.which(tool)

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from guestclock.check import Span
 from guestclock.judges.scenario import Judged, Row
+from guestclock.judges.shown import Shown
 from guestclock.judges.window import Edge
-from guestclock.report.numbers import grouped
+from guestclock.report.numbers import grouped, signed_span
 from guestclock.report.table import hanging
 
 FORMAT = 1
@@ -38,11 +39,17 @@ def judged_page(console: Console, judged: Judged) -> None:
     _hanging(console, "  traces: ", equal)
     if judged.rows:
         console.print(_table(judged))
-    for row in judged.rows:
-        if row.why:
-            _hanging(console, f"  {row.property}: ", row.why)
+    if judged.shown:
+        console.print(_shown(judged.shown))
+    for name, why in [(row.property, row.why) for row in judged.rows] + [(s.clock, s.why) for s in judged.shown]:
+        if why:
+            _hanging(console, f"  {name}: ", why)
+    if judged.refused:
+        _hanging(console, "  refused by both: ", "; ".join(judged.refused))
     if judged.holds:
         _hanging(console, "  hold by all three: ", ", ".join(judged.holds))
+    if judged.could:
+        _hanging(console, "  did not break here, can by check: ", ", ".join(judged.could))
     console.print()
 
 
@@ -92,6 +99,17 @@ def _table(judged: Judged) -> Table:
         steps = ", ".join(str(step + 1) for step in row.steps)
         amounts = [_amount(span) for span in (row.kernel, row.model, *([row.seen] if seen else []))]
         table.add_row(row.property, steps, *amounts, row.unit, _checked(row), style="red" if row.why else "")
+    return table
+
+
+def _shown(rows: list[Shown]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("less true time")
+    for name in ("in step", "kernel", "model"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        amounts = [signed_span(span) for span in (row.kernel, row.model)]
+        table.add_row(row.clock, str(row.step + 1), *amounts, style="red" if row.why else "")
     return table
 
 

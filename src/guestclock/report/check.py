@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from guestclock.checks import replay_file
+from guestclock.checks.available import unavailable
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Rule, Story, replay
 from guestclock.checks.target import Target, forgiven
@@ -31,7 +32,8 @@ class Checked:
     """One target's verdicts.
 
     replays, stories: of each violated property, the shortest; worst: replay files of the worst cases, where they are
-    other ones; real: what real kernels show of the same calls, (machine, words); fixed: what the fix does about them.
+    other ones; real: what real kernels show of the same calls, (machine, words); fixed: what the fix does about them;
+    unfixed: why the fix cannot be had on this kernel.
     """
 
     target: Target
@@ -41,6 +43,7 @@ class Checked:
     worst: dict[str, Path] = field(default_factory=dict)
     real: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     fixed: Result | None = None
+    unfixed: str = ""
 
 
 def check_out(directory: Path) -> None:
@@ -84,7 +87,9 @@ def checked(
         meant = target.fix_policy or target.policy
         spec = target.spec.but(recipe=target.fix[0], policy=meant.clocks, properties=tuple(done.replays))
         again = {name: how[name] for name in ("budget_s", "jobs", "cluster", "stop") if name in how}
-        done.fixed = forgiven(search(spec, progress=so_far, stories=False, **again), meant)
+        done.unfixed = unavailable(spec)
+        if not done.unfixed:
+            done.fixed = forgiven(search(spec, progress=so_far, stories=False, **again), meant)
     return done
 
 
@@ -151,7 +156,10 @@ def violation_lines(each: Checked, verdict: Verdict, width: int, rules: set[Rule
     yield from hanging(f"  {name}, shortest story", breaks_told(verdict), width, "bold")
     yield from story_lines(story, width)
     yield from why_lines(story, width, rules)
-    if each.fixed is not None and each.target.fix is not None:
+    if each.unfixed and each.target.fix is not None:
+        fix, why = each.target.fix
+        yield from hanging("  fix: ", f"{fix}, {why}; not on this kernel: {each.unfixed}", width, "")
+    elif each.fixed is not None and each.target.fix is not None:
         other = next(v for v in each.fixed.verdicts if v.property == name)
         fix, why = each.target.fix
         other_policy = each.fixed.spec.policy != each.result.spec.policy and "policy" in name

@@ -51,7 +51,7 @@ def _checked(each: Checked) -> dict[str, Any]:
         "programs": result.programs,
         "seconds": round(result.seconds, 3),
         "verdicts": [_verdict(each, verdict) for verdict in result.verdicts],
-        "fix": None if target.fix is None or each.fixed is None else _fix(target.fix, each.fixed),
+        "fix": _fix(target.fix, each.fixed, each.unfixed),
     }
 
 
@@ -83,8 +83,12 @@ def short_verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _fix(fix: tuple[str, str], fixed: Result) -> dict[str, Any]:
-    return {"recipe": fix[0], "why": fix[1], "verdicts": [short_verdict(v) for v in fixed.verdicts]}
+def _fix(fix: tuple[str, str] | None, fixed: Result | None, unfixed: str) -> dict[str, Any] | None:
+    """None: there is none, or nothing to mend. not_here: why this kernel cannot have it."""
+    if fix is None or (fixed is None and not unfixed):
+        return None
+    verdicts = [] if fixed is None else [short_verdict(v) for v in fixed.verdicts]
+    return {"recipe": fix[0], "why": fix[1], "verdicts": verdicts, "not_here": unfixed}
 
 
 def story_as_json(story: Story) -> dict[str, Any]:

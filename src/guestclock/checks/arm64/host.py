@@ -23,4 +23,4 @@ class ExploredArm64Machine(Explored, Arm64Machine):
 
     def ktime_get_snapshot(self, cpu: int = 0) -> Any:
         counter = self.read_counter(cpu)
-        return self.slewed("realtime", self.realtime), counter
+        return self.wall_clock(), counter

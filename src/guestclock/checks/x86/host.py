@@ -24,20 +24,21 @@ class ExploredX86Machine(Explored, X86Machine):
             tsc_scaling=site.scaling or None,
             clocksource=site.clocksource,
         )
+        self.measured_ns = spec.rtc_grain_ns + site.rtc_off_ns
         X86Machine.__init__(self, world, spec)  # type: ignore[arg-type]
 
     def get_kvmclock_base_ns(self, base: str = "raw", cpu: int = 0) -> Any:
-        return self.ktime_get_ns(cpu) if base == "boottime" else super().get_kvmclock_base_ns(base, cpu)
+        return self.ktime_get_boottime_ns(cpu) if base == "boottime" else super().get_kvmclock_base_ns(base, cpu)
 
     def get_time_and_clockread(self, base: str = "raw", cpu: int = 0) -> Any:
         if base != "boottime":
             return super().get_time_and_clockread(base, cpu)
         read = self._clockread(cpu)
-        return None if read is None else (self.slewed("monotonic", self.monotonic), read[1])
+        return None if read is None else (self.boottime(), read[1])
 
     def get_realtime_and_clockread(self, cpu: int = 0) -> Any:
         read = self._clockread(cpu)
-        return None if read is None else (self.slewed("realtime", self.realtime), read[1])
+        return None if read is None else (self.wall_clock(), read[1])
 
 
 class ExploredTimers:

@@ -1,18 +1,21 @@
 """arm64: the model at the instants of a real run.
 
 KVM_ARM_SET_COUNTER_OFFSET is exact by itself. What a write by value made of an offset lies in its sandwich; the
-hypercall of PTP tells it to the tick, as its wall clock and its counter are of one instant.
+hypercall of PTP tells it to the tick, as its wall clock and its counter are of one instant. Where the offset is known,
+that hypercall gives away when the VMM read the wall clock.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from guestclock.arith import u64
 from guestclock.compare.aligned import Aligned, Circumstances
 from guestclock.kvm.api import Kick, Op, Peek, Start, Wait
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.arm64 import Arm64Kvm
 from guestclock.machine import Arm64Machine, Arm64Spec
+from guestclock.runs.readings import hypercalls
 from guestclock.sim import PS_PER_NS, Trace, cp
 
 NS_PER_S = 10**9
@@ -46,6 +49,19 @@ class Arm64Aligned(Aligned):
         self.trace.meta |= {"kernel": profile, "arch": "arm64", "counter_hz": spec.counter_hz}
         self.kvm = Arm64Kvm(self.machine, lookup(profile), self.scheduler, self.trace.emit)
         self.spinning = []
+
+    def given_away(self) -> list[int]:
+        """By the wall clock that a hypercall tied to the counter last, where the VM was given one offset.
+
+        A clock that somebody has set since was not where this says, and its reading not in its sandwich.
+        """
+        offsets = {e.data["op"]["offset"] for e in self.real.of("op") if e.name == "SetCounterOffset"}
+        ties = list(hypercalls(self.real).values())
+        if len(offsets) != 1 or not ties:
+            return []
+        (offset,), (realtime_ns, count) = offsets, ties[-1]
+        passed = [e.data["value"] - realtime_ns for e in self.real.of("host") if e.name == "realtime"]
+        return sorted(u64(count + offset + (ns * self.counter.hz + NS_PER_S // 2) // NS_PER_S) for ns in passed)
 
     async def before(self, op: Op, instants: list[int]) -> list[int]:
         """On a host of one CPU the VMM's call takes it from every vCPU in KVM_RUN; they get it back when it is done."""

@@ -25,6 +25,12 @@ Sandwich = tuple[int, int]
 FROM_THE_FIRST = (0, 0)
 """Of a physical counter that nobody has moved: it is the host's."""
 
+PUT_AND_LOAD = [
+    "kvm_get_timer_map", "kvm_timer_save_state", "kvm_timer_save_state",
+    "kvm_get_timer_map", "kvm_timer_restore_state", "kvm_timer_restore_state",
+]  # fmt: skip
+"""What a vCPU says that loses its CPU and gets it back."""
+
 MOVES = ("CreateVcpu", "SetCounterOffset", "SetOneReg", "SetVcpuAttr")
 """Operations after which an offset may be another."""
 
@@ -124,6 +130,10 @@ class Arm64Comparison(Comparison):
 
     # ---- tracepoints
 
+    def real_groups(self) -> Iterator[Group]:
+        for operation, points in super().real_groups():
+            yield operation, _loaded_once(points) if operation.name == "Run" else points
+
     def telling(self, groups: Iterator[Group]) -> Iterator[Group]:
         """Without what depends on when the host's interrupts and its scheduler threw a vCPU out.
 
@@ -148,3 +158,13 @@ class Arm64Comparison(Comparison):
             yield operation, told
             if operation.name == "Kick":
                 spinning.discard(operation.vcpu)
+
+
+def _loaded_once(points: list[Event]) -> list[Event]:
+    """Without the put and the load in between: the host's scheduler gave the CPU to another thread for a moment."""
+    names = [point.name for point in points]
+    for n in range(len(points)):
+        away = n + len(PUT_AND_LOAD)
+        if names[n:away] == PUT_AND_LOAD and {point.vcpu for point in points[n:away]} == {points[n].vcpu}:
+            return points[:n] + _loaded_once(points[away:])
+    return points

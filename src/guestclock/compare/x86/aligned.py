@@ -1,17 +1,12 @@
-"""x86: the model at the instants of a real run.
-
-Two tracepoints give clock reads away: an offset that was computed from a written value tells the TSC read behind it,
-and a page's tsc_timestamp tells the TSC of its snapshot.
-"""
+"""x86: the model at the instants of a real run, as tracepoints and answers give them away."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from guestclock.arith import u64
 from guestclock.compare.aligned import Aligned, Circumstances
+from guestclock.compare.x86 import given_away
 from guestclock.kvm.api import HostSleep, Op, Run
-from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.mutex import lock
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm, guest
@@ -20,6 +15,7 @@ from guestclock.machine import HostSpec, X86Machine
 from guestclock.sim import Event, Trace
 
 NS_PER_S = 10**9
+PS_PER_S = 10**12
 
 
 def run_aligned(
@@ -107,44 +103,9 @@ class X86Aligned(Aligned):
         return instants
 
     def given_away(self) -> list[int]:
-        offsets: dict[tuple[Any, Any], int] = {}
-        pinned_to_0 = _ignores_offsets(self.real)
-        values = set()
-        written = _written_values(self.real)
-        given = {e.data["op"]["offset"] for e in self.real.of("op") if e.name == "SetTscOffset"}
-        for event in self.real.of("tracepoint"):
-            fields = parse_fields(event.name, event.data["text"])
-            key = (event.data.get("vm"), event.vcpu)
-            if event.name == "kvm_write_tsc_offset":
-                offsets[key] = 0 if pinned_to_0 else int(fields["next"])
-                if int(fields["next"]) not in given:  # one that was computed, from a TSC that was read
-                    values |= {u64(data - int(fields["next"])) for data in written}
-            elif event.name == "kvm_pvclock_update":
-                values.add(u64(int(fields["tsc_timestamp"]) - offsets.get(key, 0)))
-        return sorted(values)
+        self.set_clocks = given_away.inside_set_clock(self.real, self.counter)
+        return given_away.values(self.real, self.counter)
 
-
-def _written_values(trace: Trace) -> set[int]:
-    """TSC values that anything wrote: creation (0), KVM_SET_MSRS, the guest."""
-    values = {0}
-    for event in trace.of("op"):
-        op = event.data["op"]
-        if op["op"] == "SetMsr":
-            values.add(op["data"])
-        for action in op.get("actions", ()):
-            if "data" in action:
-                values.add(action["data"])
-    return values
-
-
-def _ignores_offsets(trace: Trace) -> bool:
-    """Whether the host keeps every offset at 0: what was written was never read back."""
-    readbacks = [
-        e.data["readback"]["value"] for e in trace.of("op") if e.name == "SetTscOffset" and "readback" in e.data
-    ]
-    tscs = list(trace.of("peek"))
-    if readbacks and any(readbacks):
-        return False
-    return all(
-        abs(e.data["tsc"] - e.data["host_tsc"][0]) <= e.data["host_tsc"][1] - e.data["host_tsc"][0] for e in tscs
-    )
+    def gaps(self, entry: Event) -> list[int]:
+        gap = self.set_clocks.get(entry.start_ps)
+        return [] if gap is None else [gap * PS_PER_S // self.counter.true_hz]

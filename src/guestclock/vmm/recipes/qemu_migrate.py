@@ -1,7 +1,8 @@
 """QEMU on x86, migration: TSCs by value as they were at stop, kvmclock by value as it was when it was saved, later.
 
 The two are a pair only as far as nothing came between stop and save. Realtime and host TSC of KVM_GET_CLOCK are
-dropped: the downtime is lost to the guest, by design.
+dropped: the downtime is lost to the guest, by design. A guest that goes on where it was saved (savevm, a migration that
+failed) goes on from the later clock too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ async def pause(vm: Vm) -> None:
 
 async def save(vm: Vm) -> Snapshot:
     vcpus = tuple([VcpuSnapshot(tsc=tsc) for tsc in vm.kept["tsc"]])
-    return Snapshot(vcpus=vcpus, clock=await vm.get_clock())  # again: it was running when migration began
+    vm.kept["clock"] = await vm.get_clock()  # again: it was running when migration began
+    return Snapshot(vcpus=vcpus, clock=vm.kept["clock"])
 
 
 async def restore(vm: Vm, snapshot: Snapshot) -> None:

@@ -161,7 +161,7 @@ def kvm_timer_vcpu_reset(vcpu: VcpuTime) -> None:
         vtimer(vcpu).vcpu_offset = vcpu.cntvoff_el2
         vtimer(vcpu).vm_offset = vm.poffset
     if vcpu.enabled:
-        for timer in vcpu.timers:
+        for timer in _one_after_the_other(vcpu):
             kvm_timer_update_irq(timer, False)
     for timer in timers_in(timers.emul_vtimer, timers.emul_ptimer):
         soft_timer_cancel(timer)
@@ -184,13 +184,19 @@ def kvm_timer_enable(vcpu: VcpuTime) -> bool:
     return True
 
 
+def _one_after_the_other(vcpu: VcpuTime) -> tuple[TimerContext, ...]:
+    """A vCPU's timers as the kernel goes through them."""
+    if vcpu.vm.kvm.profile.ptimer_first:
+        return vcpu.timers
+    return vcpu.timers[TIMER_VTIMER], vcpu.timers[TIMER_PTIMER]
+
+
 def _timer_irqs_are_valid(vcpu: VcpuTime) -> bool:
     """Each timer becomes its interrupt number's owner, until one comes too late: nothing takes an owner away, so the
     number of a refused KVM_RUN stays with the timer that was asked first (seen on 6.1 and 6.12).
     """
     vm: VmTime = vcpu.vm
-    ptimer_first = vm.kvm.profile.ppis_of_the_vm
-    for timer in vcpu.timers if ptimer_first else (vcpu.timers[TIMER_VTIMER], vcpu.timers[TIMER_PTIMER]):
+    for timer in _one_after_the_other(vcpu):
         ppi = vm.ppi[timer.index]
         if vcpu.ppi_owners.get(ppi, timer.index) != timer.index:
             return False

@@ -17,7 +17,7 @@ _BEFORE_6_3: dict[str, Any] = {
     for name in (
         "context_offsets", "creation_offsets", "write_counter", "timer_map", "ptimer_cval", "load_traps",
         "entry_traps", "trapped_access", "user_ctl", "ptp_offset", "timer_regs", "timer_irqs", "ppis_of_the_vm",
-        "ns_frac_per_timer", "ctl_64_bits", "uses_cntpoff", "counter_offset_ioctl", "nested",
+        "ptimer_first", "ns_frac_per_timer", "ctl_64_bits", "uses_cntpoff", "counter_offset_ioctl", "nested",
         "map_shows_emul_vtimer",
     )
 }  # fmt: skip

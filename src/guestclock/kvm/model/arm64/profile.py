@@ -64,7 +64,8 @@ class Profile(AnyProfile):
 
     Rules stand at the hook points of the same name. Facts: timer_regs: the timers' registers that KVM_GET_REG_LIST
     names, in its order. timer_offset_reg: "", "always" or "opt-in". timer_irqs: attributes of interrupt numbers.
-    ppis_of_the_vm: they are the VM's, and fixed once a vCPU has run. ns_frac_per_timer: else one for the host.
+    ppis_of_the_vm: they are the VM's, and fixed once a vCPU has run. ptimer_first: where all timers are gone through,
+    the physical one is the first, else the virtual one. ns_frac_per_timer: else one for the host.
     ctl_64_bits: CTL is kept as it was written. uses_cntpoff: CNTPOFF_EL2 where the host has it. nested: guest
     hypervisors. map_shows_emul_vtimer: in the tracepoint. counter_offset_ioctl and ptp say what there is.
     """
@@ -88,6 +89,7 @@ class Profile(AnyProfile):
     timer_offset_reg: str
     timer_irqs: int
     ppis_of_the_vm: bool
+    ptimer_first: bool
     ns_frac_per_timer: bool
     ctl_64_bits: bool
     uses_cntpoff: bool
