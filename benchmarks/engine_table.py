@@ -15,14 +15,14 @@ from typing import Any
 from guestclock.abi.msr import MSR_IA32_TSC
 from guestclock.arith import u64
 from guestclock.checks.asks import QUESTIONS
-from guestclock.checks.checker import Checker, Tell
-from guestclock.checks.host import ExploredMachine, ExploredTimers
+from guestclock.checks.checker import OrderChecker
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import BEFORE
 from guestclock.checks.world import Outcome
+from guestclock.checks.x86.architecture import X86
+from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.windows import WindowTracker
 from guestclock.explore.run import Bounds, World
-from guestclock.explore.search import Search
 from guestclock.kvm.api import Host, Vm, serve
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import X86Kvm
@@ -56,13 +56,13 @@ class Case:
 def build(case: Case) -> Callable[[World], Outcome]:
     def made(world: World) -> Outcome:
         site = Site(khz=case.khz, scaling=case.scaling)
-        machine = ExploredMachine(world, site)
+        machine = ExploredX86Machine(world, site)
         profile = lookup(case.kernel)
         kvm = X86Kvm(machine, profile, world, None, KvmOptions(kvmclock_periodic_sync=False))
         kvm.host.timers = ExploredTimers(KernelTimers(machine, profile, 0), works=False)
         kvm.host.mutex_patience_ps = None
         tracker = WindowTracker(world, [kvm.host], [BEFORE])
-        outcome = Outcome(Spec(sites=(site,)), world, [kvm], tracker, finished=True)
+        outcome = Outcome(Spec(sites=(site,)), world, [kvm], tracker, X86, finished=True)
 
         async def whole() -> None:
             await case.vmm(world)
@@ -74,17 +74,13 @@ def build(case: Case) -> Callable[[World], Outcome]:
     return made
 
 
-class TableChecker(Checker):
+class TableChecker(OrderChecker):
     def __init__(self, case: Case) -> None:
-        self.spec, self.wanted = Spec(), [QUESTIONS[case.question]]
-        self.build = build(case)
         bounds = Bounds(
             horizon=seconds(case.horizon_s, case.khz), delay=seconds(case.delay_s, case.khz), section=SECTION,
             ps=(10**9, case.khz),
         )  # fmt: skip
-        self.search = Search(self.build, bounds)
-        self.tell = Tell()
-        self._programs, self._parts, self._leaves = {}, {}, {}
+        super().__init__(build(case), bounds, [QUESTIONS[case.question]], case.question)
 
 
 def by_value(value: Callable[[World], Any], vcpus: int = 2) -> Callable[[World], Coroutine[Any, Any, None]]:

@@ -319,7 +319,7 @@ MUTANTS = [
     recorded("slow-clocks-are-not-looked-for", "rate", "-(most + wide_before), -(least + wide_after)", "-(most + wide_before), -(least + wide_after) + 10**12"),
     recorded("a-sleeping-machine-ticks", "rate", "part_of(pauses, allowed.step_ppm)", "part_of(pauses, 0.0)"),
     recorded("a-nanosecond-back-is-nothing", "monotone", "if steps.min() < 0:", "if steps.min() < -1:"),
-    recorded("offsets-of-each-reading-alone", "offsets", "low = np.maximum.accumulate(found.low[start:] - total)", "low = found.low[start:] - total - 10**7"),
+    recorded("offsets-of-each-reading-alone", "offsets", "low = np.maximum.accumulate(found.low[part] - total)", "low = found.low[part] - total - 10**7"),
     recorded("offsets-forget-how-low-they-were", "offsets", "steps.low = max(steps.low, int(low[count - 1]))", "steps.low = int(I64.min)"),
     recorded("counter-may-begin-in-the-last-sandwich", "holes", "block.c0[rows[1:]] - block.c1[rows[:-1]]", "block.c1[rows[1:]] - block.c1[rows[:-1]]"),
     recorded("timers-may-be-a-little-early", "timers", "if early > 0:", "if early > 2 * 10**6:"),
