@@ -57,8 +57,9 @@ class Ask:
 
     sense: in words, with the amount to come before it ("lost", "back"). unit: "ns", "cycles", "ticks" or what is
     counted. who: in words. id: the same in every run of the same order. events: numbers of the steps it hangs on.
-    instants: times of its own; ordered: pairs of symbols, the first not after the second; at_most: (earlier, later,
-    units). value: what is to be highest. tolerance: allowed besides what truncation alone makes.
+    instants: times of its own; ordered: pairs of symbols, the first not after the second; at_most, at_least: (earlier,
+    later, units). value: what is to be highest. tolerance: allowed besides what truncation alone makes; and
+    with forgiving=False that is not allowed either: where truncation may be what is wrong.
     """
 
     sense: str
@@ -70,11 +71,15 @@ class Ask:
     ordered: tuple[tuple[Symbol, Symbol], ...]
     value: Callable[[Instants], Any]
     at_most: tuple[tuple[Symbol, Symbol, int], ...] = ()
+    at_least: tuple[tuple[Symbol, Symbol, int], ...] = ()
     tolerance: int = 0
+    forgiving: bool = True
 
 
 class Asks(Protocol):
-    def __call__(self, outcome: Outcome, /) -> Iterator[Ask]: ...
+    def __call__(self, outcome: Any, /) -> Iterator[Ask]:
+        """Of what a world left: `world.Outcome`, or a thread's own."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class OrderChecker:
             short = most > 0 and (shortest is None or steps <= shortest.steps)
             if worst is not None and not short and (most < worst.excess or most <= 0):
                 return
-            answer = put(whole, ask).worst(lambda: ask.value(Form.of), ask.tolerance)
+            answer = put(whole, ask).worst(lambda: ask.value(Form.of), ask.tolerance, forgiving=ask.forgiving)
         except Impossible:
             return
         except Unproved:
@@ -137,7 +137,7 @@ class OrderChecker:
             return
         if answer is None:
             return
-        tolerance = answer.rounding + ask.tolerance
+        tolerance = (answer.rounding if ask.forgiving else Fraction(0)) + ask.tolerance
         found = Found(
             answer.upper - tolerance, answer.upper, tolerance, answer.found, ask.id, ask.unit, ask.sense, ask.who,
             steps, trail,
@@ -151,8 +151,10 @@ class OrderChecker:
         """By how much it can be above the tolerance, as far as the steps that lead to it know; None: not at all."""
         key = (name, ask.sense, ask.unit, tuple(run.events[n].signature for n in ask.events), len(ask.instants), ask.id)
         if key not in self._parts:
-            answer = put(self._part(run, events), ask).worst(lambda: ask.value(Form.of), ask.tolerance)
-            self._parts[key] = None if answer is None else answer.upper - answer.rounding - ask.tolerance
+            part = put(self._part(run, events), ask)
+            answer = part.worst(lambda: ask.value(Form.of), ask.tolerance, forgiving=ask.forgiving)
+            forgiven = answer.rounding if answer is not None and ask.forgiving else 0
+            self._parts[key] = None if answer is None else answer.upper - forgiven - ask.tolerance
         return self._parts[key]
 
     def _part(self, run: Run, events: int) -> Leaf:
@@ -166,7 +168,11 @@ class OrderChecker:
         """An integer run near the worst point of the order that has it."""
         wanted = self.named[name]
         worst = self.worst_of(name, found)
-        return None if worst is None else confirm(worst, self.build, measure(wanted, found.ask), enough=enough)
+        if worst is None:
+            return None
+        if enough is None and found.tolerance < worst.rounding:
+            enough = worst.found - 1  # truncation is what may be wrong: it is not taken off
+        return confirm(worst, self.build, measure(wanted, found.ask), enough=enough)
 
     def worst_of(self, name: str, found: Found) -> Worst | None:
         """The worst answer of one ask in one order, under this checker's bounds; None if they allow it at no time."""
@@ -200,6 +206,8 @@ def put(leaf: Leaf, ask: Ask) -> leaves.Question:
         question.ordered(earlier, later)
     for earlier, later, units in ask.at_most:
         question.ordered(earlier, later, units)
+    for earlier, later, units in ask.at_least:
+        question.ordered(earlier, later, None, units)
     return question
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,9 @@ class Question:
             self.ordered(name, symbol)
         return Form.of(name)
 
-    def ordered(self, earlier: Symbol, later: Symbol, at_most: int | None = None) -> None:
-        """earlier <= later; with at_most, later - earlier <= at_most besides."""
-        self._tighten(self.nodes[earlier], self.nodes[later], 0)
+    def ordered(self, earlier: Symbol, later: Symbol, at_most: int | None = None, at_least: int = 0) -> None:
+        """earlier + at_least <= later; with at_most, later - earlier <= at_most besides."""
+        self._tighten(self.nodes[earlier], self.nodes[later], -at_least)
         if earlier in self.places or later in self.places:
             self._pairs.append((earlier, later))
         if at_most is not None:
@@ -191,11 +192,13 @@ class Question:
             position, rest = self._open[-1]
             self._labels[position:] = [rest.pop(0)]
 
-    def worst(self, ask: Callable[[], Value], enough: int | None = None) -> Worst | None:
+    def worst(self, ask: Callable[[], Value], enough: int | None = None, *, forgiving: bool = True) -> Worst | None:
         """The highest value of what `ask` computes; None if no times allow it at all.
 
         A step that waited for several concurrent ones is bounded by the last of them. Where the point found takes none
-        of them for the last, each is tried (branch and bound). enough: a bound that need not be made any better.
+        of them for the last, each is tried (branch and bound). enough: a bound that need not be made any better, with
+        what truncation alone can have made of it on top (forgiving); without forgiving, the bound is one that whole
+        numbers can reach.
 
         Raises Unproved.
         """
@@ -206,10 +209,13 @@ class Question:
             if question.contradictory:
                 continue
             for value, judge in question.paths(ask):
-                worst = question._by_intervals(value, judge, enough) or question.bound(value, judge)
+                worst = question._by_intervals(value, judge, enough, forgiving) or question.bound(value, judge)
+                if worst is not None and not forgiving and type(value) is Form and value.terms:
+                    worst = replace(worst, upper=on_lattice(value, worst.upper))
                 if worst is None or (best is not None and worst.upper <= best.upper):
                     continue
-                good = enough is not None and worst.upper - worst.rounding <= enough
+                forgiven = worst.rounding if forgiving else 0
+                good = enough is not None and worst.upper - forgiven <= enough
                 unsettled = None if good else question.unsettled(worst.point)
                 if unsettled is None:
                     best = worst
@@ -218,7 +224,7 @@ class Question:
                     break
         return best
 
-    def _by_intervals(self, value: Value, judge: Judge, enough: int | None) -> Worst | None:
+    def _by_intervals(self, value: Value, judge: Judge, enough: int | None, forgiving: bool) -> Worst | None:
         """The bound that intervals and order prove, if good enough: whole numbers are their own certificate."""
         if enough is None:
             return None
@@ -229,7 +235,8 @@ class Question:
         assert type(value) is Form
         most = Fraction(judge.narrowest(numerator(value))[1], value.den)
         allowed = rounding(value, judge)
-        return Worst(most, float(most), value, {}, allowed, judge, self) if most - allowed <= enough else None
+        good = most - (allowed if forgiving else 0) <= enough
+        return Worst(most, float(most), value, {}, allowed, judge, self) if good else None
 
     def unsettled(self, point: dict[Symbol, int]) -> tuple[Symbol, tuple[Symbol, ...], int] | None:
         """A step that comes later than its delay after all that it waited for, at this point."""
@@ -279,9 +286,9 @@ class Question:
             np.minimum(high, value + d[:, node], out=high)
         return out
 
-    def bound(self, value: Value, judge: Judge, margin: int = 0) -> Worst | None:
-        """The highest value of a form. margin: branch rows are kept that far from their edge."""
-        branches = [b + margin if margin else b for b in (*self.leaf.branches, *judge.branches)]
+    def bound(self, value: Value, judge: Judge, margin: int = 0, more: Sequence[Form] = ()) -> Worst | None:
+        """The highest value of a form. margin: branch rows are kept that far from their edge. more: further rows."""
+        branches = [*(b + margin if margin else b for b in (*self.leaf.branches, *judge.branches)), *more]
         objective = Form({}, value) if type(value) is int else value
         assert type(objective) is Form
         system = self._system(judge, branches, objective)
@@ -325,6 +332,12 @@ class Question:
         return System.of(judge, contracts, branches, times, d, needed)
 
 
+def on_lattice(objective: Form, upper: Fraction) -> Fraction:
+    """The highest value not above `upper` that the form can have: its symbols are whole numbers."""
+    step = gcd(*objective.terms.values())
+    return Fraction((upper * objective.den - objective.const) // step * step + objective.const, objective.den)
+
+
 def rounding(objective: Form, judge: Judge) -> Fraction:
     """By how much truncation alone can raise the form: the whole-number value against exact, unrounded arithmetic."""
     total = Fraction(0)
@@ -349,4 +362,4 @@ def rounding(objective: Form, judge: Judge) -> Fraction:
     return total
 
 
-__all__ = ["Impossible", "Leaf", "Question", "Unproved", "Worst", "rounding"]
+__all__ = ["Impossible", "Leaf", "Question", "Unproved", "Worst", "on_lattice", "rounding"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from guestclock.arith.affine import Form, Symbol
 from guestclock.explore.leaf import Question, Unproved, Worst
 from guestclock.explore.run import Actor, Bounds, Build, Run
+from guestclock.explore.system import closure
 
 
 class Diverged(Exception):
@@ -224,7 +225,8 @@ def confirm(
     """The highest value that an integer run near the optimum shows; None if none of them goes that way.
 
     At a threshold the float vertex may stand on the wrong side: branch rows are tightened step by step, then times are
-    moved by a few units, one at a time. enough: a value at which to stop.
+    moved by a few units, one at a time. A program takes a coarse floor for any number: at last each is held at a whole
+    one near the vertex. enough: a value at which to stop.
     """
     question = worst.question
     best: Confirmed | None = None
@@ -260,15 +262,55 @@ def confirm(
     if best is None or best.value >= enough:
         return best
     moved = [s for s in worst.point if s in question.nodes or s in question.leaf.run.unknowns]
-    step = 0
-    while step < tries and best.value < enough:
-        improved = False
-        for symbol in moved:
-            for by in (1, -1, 4, -4):
-                step += 1
-                improved |= attempt({**best.schedule.values, symbol: best.schedule.values[symbol] + by})
-                if step >= tries:
-                    return best
-        if not improved:
+
+    def polish() -> None:
+        assert best is not None
+        step = 0
+        while step < tries and best.value < enough:
+            improved = False
+            for symbol in moved:
+                for by in (1, -1, 4, -4):
+                    step += 1
+                    improved |= attempt({**best.schedule.values, symbol: best.schedule.values[symbol] + by})
+                    if step >= tries:
+                        return
+            if not improved:
+                return
+
+    polish()
+    for rows in _whole_floors(worst, best):
+        if best.value >= enough:
             break
+        try:
+            fixed = question.bound(worst.value, worst.judge, more=rows)
+        except Unproved:
+            continue
+        if fixed is not None:
+            # The vertex is on the floor's edge: a floor inside it may take it over.
+            attempt(fixed.point)
+            for symbol in [s for s in fixed.point if s in question.nodes]:
+                attempt({**fixed.point, symbol: fixed.point[symbol] - 1})
     return best
+
+
+_COARSE, _FLOORS = 1_000, 4
+
+
+def _whole_floors(worst: Worst, best: Confirmed | None) -> Iterator[tuple[Form, Form]]:
+    """Rows that hold one coarse floor of the asked-for value at what it is in the best run, and one below."""
+    if best is None or type(worst.value) is not Form:
+        return
+    run, judge = worst.question.leaf.run, worst.judge
+    values = best.schedule.values
+
+    def valued(symbol: Symbol) -> int:
+        if symbol not in judge.floors:
+            return values[symbol]
+        argument, n = judge.floors[symbol]
+        return (argument.const + sum(c * valued(s) for s, c in argument.terms.items())) // n
+
+    coarse = [s for s in closure(judge, run.contracts, [worst.value]) if s in judge.floors]
+    for symbol in [s for s in coarse if judge.floors[s][1] >= _COARSE][:_FLOORS]:
+        whole = valued(symbol)
+        for held in (whole, whole - 1):
+            yield Form({symbol: 1}, -held), Form({symbol: -1}, held)
