@@ -111,6 +111,7 @@ class Explored(Machine):
         slept.down_ns, slept.more_ns = slept.down_ns + down_ns, slept.more_ns + more_ns
         self.timekeeper.offs_boot_ns = s64(self.timekeeper.offs_boot_ns + down_ns + more_ns)
         self.timekeeper.cycle_last = self._counter().at(woke)
+        self._resumed(down_ns + more_ns)
 
     def slewed(self, name: str, clock: _Slewed) -> Any:
         """A reading at the instant of the latest clock read, one that the bounds allow after the one before it.

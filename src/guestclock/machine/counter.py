@@ -56,6 +56,12 @@ class Counter:
             return line.base
         return as_u64(line.base + (ps - line.since_ps) * line.rate_num // line.per_ps)
 
+    def line(self, cpu: int = 0) -> Callable[[int], int]:
+        """What `at` answers as long as nobody changes this counter, also of other times: for onlookers."""
+        line = self._line(cpu)
+        base, since_ps, num, den, held = line.base, line.since_ps, line.rate_num, line.per_ps, line.held
+        return lambda ps: base if held else as_u64(base + (ps - since_ps) * num // den)
+
     def set_rate(self, ps: int, hz: int | Fraction, cpu: int | None = None) -> None:
         """From ps on `cpu` (None: all) counts at hz. A fraction of a cycle is lost."""
         rate = Fraction(hz)

@@ -5,14 +5,14 @@ What every architecture's machine has. `X86Machine` and `Arm64Machine` add their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from guestclock.errors import UserError
 from guestclock.linux.clocksource import Clocksource
 from guestclock.linux.ntp import ADJ_FREQUENCY, MAX_FREQ_PPB, Timex, TimexAnswer, adjtimex_freq
 from guestclock.linux.timekeeper import Timekeeper
 from guestclock.machine.counter import AnyCounter
-from guestclock.sim.checkpoint import cp
+from guestclock.sim.checkpoint import Checkpoint, cp
 from guestclock.sim.field import flag, integer
 from guestclock.sim.scheduler import Scheduler
 from guestclock.sim.state import State
@@ -44,7 +44,7 @@ class Machine:
     Subscribers are lists of callables, called in their order: `on_clocksource_change` (the pvclock_gtod notifier, when
     the clocksource has changed), and around a sleep `on_suspend_prepare` (PM notifier), `on_suspend` and `on_resume`
     (syscore: hardware off and on), `on_timekeeping_resume` (by how much offs_boot has grown, ns), `on_suspend_post` (PM
-    notifier: tasks run again by then).
+    notifier: tasks run again by then). What the first of them answers, if anything, is waited for.
     """
 
     arch: str
@@ -71,7 +71,7 @@ class Machine:
             clock, counter.at(timeline.now_ps), hz=hz, monotonic_ns=uptime_ns, realtime_ns=realtime_ns
         )
         self.on_clocksource_change: list[Callable[[], None]] = []
-        self.on_suspend_prepare: list[Callable[[], None]] = []
+        self.on_suspend_prepare: list[Callable[[], Coroutine[Checkpoint, None, None] | None]] = []
         self.on_suspend: list[Callable[[], None]] = []
         self.on_resume: list[Callable[[], None]] = []
         self.on_timekeeping_resume: list[Callable[[int], None]] = []
@@ -235,7 +235,10 @@ class Machine:
                 f"{', '.join(SLEEP_COUNTER)}, kind one of {', '.join(SLEEP_KINDS)}"
             )
         self._refuse_sleep(tsc, kind)
-        self._call(self.on_suspend_prepare)
+        for heard in self.on_suspend_prepare:
+            waits = heard()
+            if waits is not None:
+                await waits
         await cp("suspend: prepared")
         self._sleeping.frozen = True
         if aborted_at != "freezer":
@@ -281,11 +284,15 @@ class Machine:
     def _resume(self, began: int, woke: int) -> None:
         """timekeeping_resume()."""
         self._sleeping.asleep = False
-        self._sleeping.resumes += 1
         nonstop_ns = self._nonstop_ns(began, woke)
         slept = self.timekeeper.resume(self._counter().at(woke), self._persistent_ns(woke), nonstop_ns)
+        self._resumed(slept)
+
+    def _resumed(self, slept_ns: int) -> None:
+        """offs_boot has grown by slept_ns."""
+        self._sleeping.resumes += 1
         for heard in self.on_timekeeping_resume:
-            heard(slept)
+            heard(slept_ns)
 
     # What an architecture says about its sleep.
 

@@ -87,7 +87,7 @@ def exit_guest(vcpu: VcpuTime) -> None:
     """After each VM exit."""
     vcpu.in_guest = False
     vcpu.ipi = False
-    vcpu.last_guest_tsc = read_l1_tsc(vcpu, rdtsc(vcpu))
+    vcpu.last_guest_tsc = vcpu.left_guest_tsc = read_l1_tsc(vcpu, rdtsc(vcpu))
     vcpu.left_guest_ps = vcpu.vm.kvm.machine.timeline.now_ps
     if vcpu.tsc_always_catchup:
         vcpu.req_clock_update = True

@@ -185,10 +185,13 @@ class VcpuTime(State):
 
     suspend_time_ns = u64("ns slept by the host that this vCPU's TSC was moved by (+suspend-v3)")
     suspend_resumes_seen = integer("how often the host's timekeeping had been resumed when the request was made again")
+    suspend_stop_offset = u64("l1_tsc_offset when it was stopped, cycles (+suspend-corrected)")
+    suspend_stopped = flag("that is known (+suspend-corrected)")
     suspend_epoch = u32("the VM's epoch that this vCPU's TSC offset is of (+suspend-corrected)")
     req_suspend_time = flag("KVM_REQ_SUSPEND_TIME_ADJ, bit 5: no guest entry while it is pending (+suspend-v3)")
     suspend_irq = flag("the interrupt about suspend time is pending in the local APIC")
 
+    left_guest_tsc = u64("guest TSC at the last exit, cycles: for onlookers")
     left_guest_ps = integer("true time of the last exit: a timer that fired by then has reached the guest", -1)
 
     vm: Any = ref("its VmTime")

@@ -8,14 +8,18 @@ may enter; `SuspendGate` moves nothing, and waits for the VMM to say that it has
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+
 from guestclock.abi.msr import KVM_MSR_ENABLED, MSR_KVM_HOST_SUSPEND_TIME
 from guestclock.arith import s64, u64
 from guestclock.kvm.model.x86.host import KvmHost
+from guestclock.kvm.model.x86.masterclock import pvclock_update_vm_gtod_copy
 from guestclock.kvm.model.x86.profile import suspend_time
-from guestclock.kvm.model.x86.requests import kick, masterclock_update_all
+from guestclock.kvm.model.x86.requests import clock_update_all, kick
 from guestclock.kvm.model.x86.state import VcpuTime, VmTime
 from guestclock.kvm.model.x86.suspend_time import NotTold, SuspendPage, VmSuspend, interrupt, record_at
 from guestclock.kvm.model.x86.tsc import kvm_vcpu_write_tsc_offset, read_l1_tsc
+from guestclock.sim import Checkpoint, cp
 
 
 class _Gated(NotTold):
@@ -36,21 +40,39 @@ class _Gated(NotTold):
         return True
 
     @classmethod
-    def prepare(cls, kvm: KvmHost) -> None:
-        """Every vCPU is thrown out; the stop lies at the last exit, or here if none was inside."""
+    def prepare(cls, kvm: KvmHost) -> Coroutine[Checkpoint, None, None] | None:
+        """Every vCPU is thrown out, and waited for; the stop lies at the last exit, or here if none was inside."""
         for vm in kvm.vms:
             told: VmSuspend = vm.suspend
             if cls.wanted(vm) and not told.gate:
                 told.gate = True
                 cls.stopped(vm)
                 for vcpu in vm.vcpus:
+                    cls.left(vcpu)
                     kick(vcpu)
+        return cls.all_out(kvm)
+
+    @staticmethod
+    async def all_out(kvm: KvmHost) -> None:
+        """An aborted suspend does not wait for tasks to freeze: without this its end may find a vCPU still inside."""
+
+        def out() -> bool:
+            return not any(vm.suspend.gate and vcpu.in_guest for vm in kvm.vms for vcpu in vm.vcpus)
+
+        if not out():
+            await cp("suspend: vCPUs leave the guest", until=out)
 
     @classmethod
     def exited(cls, vcpu: VcpuTime) -> None:
         told: VmSuspend = vcpu.vm.suspend
         if told.gate:
             cls.stopped(vcpu.vm)
+            cls.left(vcpu)
+
+    @staticmethod
+    def left(vcpu: VcpuTime) -> None:
+        """The offset that was in force when it stopped: the next load may change it, after a TSC that began anew."""
+        vcpu.suspend_stop_offset, vcpu.suspend_stopped = vcpu.l1_tsc_offset, True
 
     @classmethod
     def stopped(cls, vm: VmTime) -> None:
@@ -69,6 +91,15 @@ class _Gated(NotTold):
         return not told.gate and vcpu.suspend_epoch == told.epoch
 
 
+def _kvmclock_at_stop(vm: VmTime) -> int:
+    """What the guest's pages showed when it was stopped: they drift from the base clock, and no step shall show it."""
+    told: VmSuspend = vm.suspend
+    kvm: KvmHost = vm.kvm
+    if vm.use_master_clock:
+        return kvm.profile.guest_kvmclock(vm, told.stop_tsc)
+    return told.stop_base_ns + vm.kvmclock_offset
+
+
 def _now(kvm: KvmHost) -> tuple[int, int]:
     """(host TSC, base clock in ns), from one read where the clocksource counts TSC."""
     read = kvm.machine.get_time_and_clockread(kvm.profile.base_clock)
@@ -77,7 +108,7 @@ def _now(kvm: KvmHost) -> tuple[int, int]:
     return kvm.machine.rdtsc(), kvm.base_ns()
 
 
-@suspend_time.rule(since="our own", commit="none")
+@suspend_time.rule(since="our own")
 class SuspendCorrected(_Gated):
     """One measured stop per VM, taken from all its clocks before any vCPU enters; a cumulative record with an epoch."""
 
@@ -121,14 +152,21 @@ class SuspendCorrected(_Gated):
         """Every clock of the VM goes on from where it stopped, and so do the books of TSC writes."""
         kvm: KvmHost = vm.kvm
         told: VmSuspend = vm.suspend
-        now_tsc, now_ns = _now(kvm)
+        clock_ns = _kvmclock_at_stop(vm)
+        # Nobody is in the guest, so the snapshot needs no request; each vCPU gets its page before it enters.
+        pvclock_update_vm_gtod_copy(vm)
+        fresh = kvm.tsc_clocksource
+        now_tsc, now_ns = (vm.master_cycle_now, vm.master_kernel_ns) if fresh else _now(kvm)
+        vm.kvmclock_offset = s64(clock_ns - now_ns)
         hidden_ns = now_ns - told.stop_base_ns
         told.epoch = told.epoch + 1
         for vcpu in vm.vcpus:
             back = kvm.scale(told.stop_tsc, vcpu.l1_tsc_scaling_ratio) - kvm.scale(now_tsc, vcpu.l1_tsc_scaling_ratio)
-            # What KVM would make up for at the next load, after a TSC that began anew, is in `back` already.
+            # What KVM makes up for at a load, after a TSC that began anew, is in `back` already.
             vcpu.tsc_offset_adjustment = 0
-            kvm_vcpu_write_tsc_offset(vcpu, u64(vcpu.l1_tsc_offset + back))
+            offset = vcpu.suspend_stop_offset if vcpu.suspend_stopped else vcpu.l1_tsc_offset
+            kvm_vcpu_write_tsc_offset(vcpu, u64(offset + back))
+            vcpu.suspend_stopped = False
             vcpu.this_tsc_nsec = u64(vcpu.this_tsc_nsec + hidden_ns)
             vcpu.suspend_epoch = told.epoch
             if vcpu.index == 0:
@@ -136,9 +174,8 @@ class SuspendCorrected(_Gated):
                 vm.last_tsc_offset = u64(vm.last_tsc_offset + back)
         vm.cur_tsc_nsec = u64(vm.cur_tsc_nsec + hidden_ns)
         vm.last_tsc_nsec = u64(vm.last_tsc_nsec + hidden_ns)
-        vm.kvmclock_offset = s64(vm.kvmclock_offset - hidden_ns)
         told.suspend_time_ns = u64(told.suspend_time_ns + hidden_ns)
-        masterclock_update_all(vm)
+        clock_update_all(vm)
         cls.tell(vm, now_tsc)
 
     @classmethod
@@ -151,6 +188,13 @@ class SuspendCorrected(_Gated):
         told.page.stop_counter = told.page.resume_counter = read_l1_tsc(first, now_tsc)
         cls._store(told, told.page)
         for vcpu in vm.vcpus:
+            interrupt(vcpu)
+
+    @classmethod
+    def polled(cls, vcpu: VcpuTime) -> None:
+        """An interrupt that was lost (the local APIC was off) is raised again, until the guest has acknowledged."""
+        told: VmSuspend = vcpu.vm.suspend
+        if told.page is not None and told.page.ack != told.epoch and not told.gate and not vcpu.suspend_irq:
             interrupt(vcpu)
 
     @staticmethod
@@ -168,22 +212,40 @@ class SuspendCorrected(_Gated):
         return told.gate
 
 
-@suspend_time.rule(since="our own", commit="none")
+@suspend_time.rule(since="our own")
 class SuspendGate(_Gated):
     """A gate that survives the sleep: KVM_RUN enters no guest until the VMM has said that it moved the clocks."""
+
+    @classmethod
+    def prepare(cls, kvm: KvmHost) -> Coroutine[Checkpoint, None, None] | None:
+        for vm in kvm.vms:
+            told: VmSuspend = vm.suspend
+            told.gates = told.gates + 1
+            told.over = False
+        return super().prepare(kvm)
 
     @classmethod
     def stopped(cls, vm: VmTime) -> None:
         super().stopped(vm)
         told: VmSuspend = vm.suspend
-        kvm: KvmHost = vm.kvm
-        told.stop_boot_ns = kvm.machine.ktime_get_boottime_ns()
+        told.stop_clock_ns = u64(_kvmclock_at_stop(vm))
 
     @classmethod
-    def acknowledged(cls, vm: VmTime) -> None:
-        """The VMM's ioctl."""
+    def post(cls, kvm: KvmHost) -> None:
+        """Only now may the VMM open the gate: before, the sleep may still be to come."""
+        for vm in kvm.vms:
+            told: VmSuspend = vm.suspend
+            told.over = told.gate
+
+    @classmethod
+    def acknowledged(cls, vm: VmTime, gates: int) -> bool:
+        """The VMM's ioctl: it has adjusted for the gate that it saw. False (EAGAIN): another sleep has come since."""
         told: VmSuspend = vm.suspend
+        assert told.over, "a gate opened before the sleep was over"
+        if told.gates != gates:
+            return False
         told.epoch = told.epoch + 1
         for vcpu in vm.vcpus:
             vcpu.suspend_epoch = told.epoch
-        told.gate = False
+        told.gate = told.over = False
+        return True

@@ -8,7 +8,7 @@ Sources: virtual suspend time injection, v1 20210426090644.2218834-1, v2 2021080
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +19,7 @@ from guestclock.kvm.model.x86.profile import suspend_time
 from guestclock.kvm.model.x86.requests import clock_update_all, kick
 from guestclock.kvm.model.x86.state import VcpuTime, VmTime, with_page
 from guestclock.kvm.model.x86.tsc import adjust_tsc_offset_host
-from guestclock.sim import State, cp
+from guestclock.sim import Checkpoint, State, cp
 from guestclock.sim.field import flag, integer, ref, u32, u64
 from guestclock.sim.field import s64 as s64_field
 
@@ -35,6 +35,7 @@ class SuspendPage(State):
     ack = u32("epoch that the guest has taken in: written by the guest (+suspend-corrected)")
     stop_counter = u64("guest TSC at which it was stopped (+suspend-corrected)")
     resume_counter = u64("guest TSC at which it may run again (+suspend-corrected)")
+    stores = integer("how often KVM has written it: for guards, which must not compare times")
     owned = flag("the kernel that gave this memory still runs: a store to it afterwards hits somebody else", True)
     stray = integer("stores that did")
 
@@ -49,10 +50,12 @@ class VmSuspend(State):
     pages: Mapping[int, SuspendPage] = ref("records that ever had an address, by gpa", MappingProxyType({}))
     injection_requested = flag("some vCPU shall write the record and interrupt the guest (v2)")
     gate = flag("no vCPU may enter the guest (+suspend-corrected, +suspend-gate)")
+    over = flag("the sleep is over, and the gate may be opened (+suspend-gate)")
     epoch = u32("counts stops")
     stop_tsc = u64("host TSC when the last vCPU had left the guest, cycles")
     stop_base_ns = s64_field("the base clock then, ns")
-    stop_boot_ns = s64_field("the host's BOOTTIME then, ns (+suspend-gate)")
+    stop_clock_ns = u64("kvmclock then, as the guest's pages showed it, ns (+suspend-gate)")
+    gates = u32("how often it was closed (+suspend-gate)")
 
 
 @suspend_time.rule()
@@ -75,8 +78,9 @@ class NotTold:
         return False
 
     @classmethod
-    def prepare(cls, kvm: KvmHost) -> None:
-        """PM notifier: tasks still run."""
+    def prepare(cls, kvm: KvmHost) -> Coroutine[Checkpoint, None, None] | None:
+        """PM notifier: tasks still run. What it answers is waited for."""
+        return None
 
     @classmethod
     def resumed(cls, kvm: KvmHost, slept_ns: int) -> None:
@@ -143,6 +147,7 @@ def store(vm: VmTime) -> None:
     page = told.page
     if page is not None:
         page.suspend_time_ns = told.suspend_time_ns
+        page.stores = page.stores + 1
         if not page.owned:
             page.stray = page.stray + 1
 
@@ -237,12 +242,13 @@ class SuspendV3(_Posted):
         vcpu.suspend_time_ns = told.suspend_time_ns
 
     @classmethod
-    def prepare(cls, kvm: KvmHost) -> None:
+    def prepare(cls, kvm: KvmHost) -> Coroutine[Checkpoint, None, None] | None:
         for vm in kvm.vms:
             told: VmSuspend = vm.suspend
             if told.msr & KVM_MSR_ENABLED:  # concrete: a flag
                 for vcpu in vm.vcpus:
                     vcpu.req_suspend_time = True
+        return None
 
     @classmethod
     def post(cls, kvm: KvmHost) -> None:
