@@ -150,23 +150,24 @@ def cell(answer: Cell) -> str:
 
 
 def _amount(value: int, verdict: Verdict) -> str:
-    return in_seconds(value, verdict.unit, 0)
+    return in_seconds(value, "ns", 0) if verdict.unit == "ns" else f"{grouped(value)} {verdict.unit}"
 
 
 def _violations(
     of: Thread, design: str, done: Sequence[CaseResult], paths: dict[tuple[str, str, str], Path], width: int
 ) -> Iterator[Line]:
+    left = max(len(question.name) for question in of.invariants) + 2
     yield "", ""
     yield from hanging(f"{design}  ", of.design(design).about, width, "bold")
     for result in done:
         for verdict in result.verdicts:
             if verdict.status not in (VIOLATED, UNDECIDED):
                 continue
-            head = f"  {SHOWN[verdict.status]:<10}{verdict.property}  "
+            head = f"  {SHOWN[verdict.status]:<10}{verdict.property:<{left}}"
             yield from hanging(head, f"{result.case}: {told(verdict)}", width, STYLES[verdict.status])
             path = paths.get((result.design, result.case, verdict.property))
             if path is not None:
-                yield f"{'':<17}guestclock replay {path}", "dim"
+                yield f"{'':<{12 + left}}guestclock replay {path}", "dim"
     if not any(v.status in (VIOLATED, UNDECIDED) for result in done for v in result.verdicts):
         yield "  nothing", "green"
 

@@ -1,0 +1,1 @@
+"""The thread of 2021: a guest whose host sleeps, under every design that was proposed."""

@@ -1,0 +1,127 @@
+"""What a case of the suspend thread is made of: a kernel, a guest's handlers, a VMM, and what happens to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guestclock.explore.run import Bounds, World
+from guestclock.guest.suspend_time import GuestLinux, NoHandler
+
+S, MS = 10**9, 10**6
+KHZ = 2_596_122
+"""An odd rate: at a round one many an error is 0."""
+
+TICK_NS, TICKED_NS = 4 * MS, 10_000
+"""The guest's last tick was at most, and at least, so long before it was stopped: a tick's interrupt takes its time."""
+
+IRQS_OFF_NS = 10 * MS
+STEP_NS, SECTION_NS = 50 * MS, 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Night:
+    """One sleep of the host. least_ns, most_ns: how long; tsc, kind, aborted_at: as machine.Machine.sleep has them.
+
+    rtc_error_ns: by how much the host may believe it longer or shorter than it was.
+    """
+
+    least_ns: int = 600 * S
+    most_ns: int = 600 * S
+    tsc: str = "running"
+    kind: str = "s3"
+    aborted_at: str = ""
+    rtc_error_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One case.
+
+    kernel: of the host. handler: the guest's (guest.suspend_time). vmm: what the VMM does about a sleep: "" (nothing),
+    "inhibitor", "gate", "gate-late-stamp", "detect", "guest-first". clock: the guest's clocksource.
+    vcpus: at the start. hotplug: one more is plugged in: "after" the first sleep, or "around" it. registers: the guest
+    asks to be told at "boot", or "late", after the first sleep. halted: vCPUs that have nothing to do. apic_off: vCPUs
+    whose local APIC is off until the sleep is over. uninformed: the host sleeps without asking anybody (echo mem >
+    /sys/power/state).
+    reboots: after the first sleep the guest's kernel is another one, which registers if `reboot_registers`.
+    guest_asleep: the guest has suspended itself before the host does, and wakes after it. moved: after the first sleep
+    the VM goes to another host by MSRs and memory. paused: this vCPU is started only after all sleeps. looks: the VMM
+    reads the vCPUs' clocks after the sleep. twice: the interrupt comes twice. mono_is_boot: the guest's MONOTONIC is
+    its BOOTTIME. khz: the guest's, 0: the host's. page: the guest has kvmclock pages although it counts by its TSC.
+    delay_ns: of the handler, beyond interrupts that are off.
+    """
+
+    kernel: str = "linux-6.12"
+    handler: type[NoHandler] = NoHandler
+    vmm: str = ""
+    clock: str = "tsc"
+    vcpus: int = 2
+    nights: tuple[Night, ...] = (Night(),)
+    hotplug: str = ""
+    registers: str = "boot"
+    halted: tuple[int, ...] = ()
+    apic_off: tuple[int, ...] = ()
+    uninformed: bool = False
+    reboots: bool = False
+    reboot_registers: bool = True
+    guest_asleep: bool = False
+    moved: bool = False
+    paused: int = -1
+    looks: bool = False
+    twice: bool = False
+    mono_is_boot: bool = False
+    khz: int = 0
+    page: bool = False
+    delay_ns: int = 0
+
+    def but(self, **changes: Any) -> Setting:
+        return replace(self, **changes)
+
+    @property
+    def has_page(self) -> bool:
+        return self.page or self.clock == "kvm-clock"
+
+    @property
+    def rtc_error_ns(self) -> int:
+        return sum(night.rtc_error_ns for night in self.nights)
+
+    @property
+    def most_vcpus(self) -> int:
+        return self.vcpus + bool(self.hotplug)
+
+    def units(self, ns: int) -> int:
+        return ns * KHZ // 1_000_000
+
+    @property
+    def bounds(self) -> Bounds:
+        """Every step of the host's, the VMM's and a vCPU's thread within STEP_NS; a handler within what it is given."""
+        handler = self.units(IRQS_OFF_NS + self.delay_ns)
+        delays = [(f"vCPU {i} interrupts", handler) for i in range(self.most_vcpus)]
+        delays += [("ticks", self.units(TICK_NS))]
+        horizon = sum(night.most_ns for night in self.nights) + 400 * STEP_NS + 10 * self.delay_ns
+        return Bounds(
+            horizon=self.units(horizon), delay=self.units(STEP_NS), section=self.units(SECTION_NS),
+            delays=tuple(delays), ps=(10**9, KHZ),
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run of a case leaves: the same object whether times were forms or ints.
+
+    sleeps: (symbol of the last host clock read before, of the first after), each. errors: the host's error in each, ns.
+    looked: what the VMM read of vCPUs' clocks after a sleep, and which.
+    """
+
+    setting: Setting
+    world: World
+    kvm: Any
+    guest: GuestLinux
+    tracker: Any = None
+    sleeps: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[Any] = field(default_factory=list)
+    looked: list[Any] = field(default_factory=list)
+    finished: bool = False
+    reached: set[str] = field(default_factory=set)
+    contracts: set[str] = field(default_factory=set)

@@ -1,0 +1,124 @@
+"""threads/2021-suspend: the designs, and for each of them the cases in which it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from guestclock.checks.protocol import Case, Design, Thread
+from guestclock.checks.suspend.invariants import INVARIANTS
+from guestclock.checks.suspend.setting import Night, S, Setting
+from guestclock.checks.suspend.world import build
+from guestclock.guest.suspend_time import HandlerCorrected, HandlerKnob, HandlerV1, HandlerV2, HandlerV3, NoHandler
+
+SLEPT = "the host has slept"
+INJECTED = "injected"
+
+
+NOT_SLEPT = "the host did not sleep"
+MOVED = "the VM was moved"
+PLUGGED, ITSELF, LOST = "a vCPU was plugged in", "the guest slept itself", "interrupts were lost"
+NIGHTS = (Night(), Night(least_ns=130 * S, most_ns=130 * S))
+
+
+def case(name: str, about: str, setting: Setting, *must: str, only: tuple[str, ...] = ()) -> Case:
+    return Case(name=name, about=about, build=build(setting), bounds=setting.bounds, must=must, invariants=only)
+
+
+def cases(kernel: str, handler: type[NoHandler], vmm: str = "", **more: Any) -> Callable[[], Sequence[Case]]:
+    """Of a design: a sleep, in whatever disturbs it."""
+    injects = handler.msr_written
+
+    def made() -> Sequence[Case]:
+        one = Setting(kernel=kernel, handler=handler, vmm=vmm, vcpus=1, **more)
+        told = (SLEPT, INJECTED) if injects else (SLEPT,)
+        reset = (Night(tsc="reset"),)
+        late_rtc = (Night(rtc_error_ns=S - 1),)
+        found = [
+            case("sleep", "S3, and the TSC runs on", one, *told),
+            case("reset", "S3, and the TSC begins anew", one.but(nights=reset), *told),
+            case("stopped", "S3, and the TSC holds", one.but(nights=(Night(tsc="stopped"),)), *told),
+            case("s2idle", "s2idle, timekeeping stops", one.but(nights=(Night(kind="s2idle"),)), *told),
+            case("idle", "s2idle without a CPU state for it", one.but(nights=(Night(kind="idle"),)), NOT_SLEPT),
+            case("rtc", "the host errs by up to a second about its sleep", one.but(nights=late_rtc, page=True), *told),
+            case("kvm-clock", "the guest counts by kvmclock", one.but(clock="kvm-clock"), *told),
+            case("kvm-clock-reset", "and the TSC begins anew", one.but(clock="kvm-clock", nights=reset), *told),
+            case("two", "two vCPUs", one.but(vcpus=2), *told, only=("I2", "I8", "I24")),
+            case("abort", "it ends in the freezer", one.but(nights=(Night(aborted_at="freezer"),)), NOT_SLEPT),
+            case("abort-late", "it ends at a device", one.but(nights=(Night(aborted_at="devices"),)), NOT_SLEPT),
+            case("twice-slept", "two sleeps", one.but(nights=NIGHTS), *told),
+            case("plugged", "a vCPU is plugged in after the sleep", one.but(hotplug="after"), *told, PLUGGED,
+                 only=("I22",)),
+        ]  # fmt: skip
+        if injects and not vmm:
+            found += [
+                case("one-paused", "two sleeps, of which one of two vCPUs runs after the second only",
+                     one.but(vcpus=2, nights=NIGHTS, paused=1), *told, only=("I8",)),
+                case("late", "the guest registers after a first sleep", one.but(registers="late", nights=NIGHTS), *told,
+                     only=("I1", "I11", "I21")),
+                case("reboot", "another kernel after the sleep", one.but(reboots=True), *told, "rebooted"),
+                case("reboot-deaf", "another kernel, which does not register, before a second sleep",
+                     one.but(reboots=True, reboot_registers=False, nights=NIGHTS), *told, "rebooted",
+                     only=("I21", "stray")),
+                case("guest-asleep", "the guest was itself suspended", one.but(guest_asleep=True), SLEPT, ITSELF),
+                case("looked-at", "the VMM looks before the guest runs", one.but(looks=True), *told, only=("saved",)),
+                case("halted", "the guest's vCPU is halted", one.but(halted=(0,)), SLEPT),
+                case("deaf", "the guest's local APIC is off for a while", one.but(apic_off=(0,)), SLEPT, LOST,
+                     only=("I1", "I11", "I12")),
+                case("twice-told", "the interrupt comes twice", one.but(twice=True), *told),
+            ]  # fmt: skip
+        if kernel in (V3, CORRECTED):
+            found += [
+                case("moved", "it is moved between two sleeps", one.but(moved=True, nights=NIGHTS), *told, MOVED,
+                     only=("I1", "I4", "I11", "I21", "I24")),
+            ]  # fmt: skip
+        if vmm:
+            found += [
+                case("uninformed", "echo mem > /sys/power/state", one.but(uninformed=True), SLEPT),
+            ]
+        return found
+
+    return made
+
+
+def only_sleep(kernel: str, handler: type[NoHandler], vmm: str = "", **more: Any) -> Callable[[], Sequence[Case]]:
+    """Of a design that is wrong already where nothing disturbs it: those cases alone."""
+    names = ("sleep", "reset", "two", "kvm-clock")
+    return lambda: [each for each in cases(kernel, handler, vmm, **more)() if each.name in names]
+
+
+V1, V2, V3, CORRECTED = (f"linux-6.12+suspend-{name}" for name in ("v1", "v2", "v3", "corrected"))
+GATE = "linux-6.12+suspend-gate"
+POSTED = "virtual suspend time injection, hikalium@chromium.org"
+
+THREAD = Thread(
+    "threads/2021-suspend",
+    "A host sleeps. What do its guest's clocks show afterwards, under each design that was proposed?",
+    (
+        Design("stock", "KVM as it is: the guest is told that it was stopped, and nothing more", "linux-6.12",
+               cases("linux-6.12", NoHandler)),
+        Design("v1", "clocks go back inside timekeeping_resume(), the guest looks at every tick",
+               f"{POSTED}, 2021-04-26", cases(V1, HandlerV1, page=True)),
+        Design("v2", "the same, and an interrupt; the guest changes the tick's copy of its timekeeper",
+               f"{POSTED}, 2021-08-06", cases(V2, HandlerV2)),
+        Design("v3", "a request that is planted before the sleep, per vCPU, and an interrupt",
+               f"{POSTED}, 2021-10-20", cases(V3, HandlerV3)),
+        Design("corrected", "one measured stop per VM, taken from every clock before anybody enters", "our own",
+               cases(CORRECTED, HandlerCorrected)),
+        Design("inhibitor", "the VMM is asked before the host sleeps, and does it all", "Zyngier, 2021-12-04, and G1",
+               cases("linux-6.12", HandlerCorrected, "inhibitor")),
+        Design("gate", "the VMM does it all, behind a gate in KVM that survives the sleep", "Zyngier's, and our gate",
+               cases(GATE, HandlerCorrected, "gate")),
+        Design("guest-first", "the guest suspends first, and the host waits for it", "Zyngier, 2021-12-04",
+               cases("linux-6.12", NoHandler, "guest-first")),
+        Design("mono-is-boot", "rejected: MONOTONIC counts the sleep, as BOOTTIME does", "Gleixner, 2021-02",
+               only_sleep(CORRECTED, HandlerCorrected, mono_is_boot=True)),
+        Design("sysfs", "rejected: user space moves BOOTTIME by a file, when it gets to it", "RFC, 2021-02-10",
+               only_sleep("linux-6.12", HandlerKnob, "inhibitor", delay_ns=2 * S)),
+        Design("gate-late-stamp", "a gate whose VMM stamps for itself: it may be frozen before it can",
+               "a negative control", only_sleep(GATE, HandlerCorrected, "gate-late-stamp"), broken=True),
+    ),
+    INVARIANTS,
+    "50 ms for each step of the host's, the VMM's and a vCPU's thread, 10 us inside a kernel section; interrupts are "
+    "off for 10 ms at most; sleeps of 600 s and 130 s; clocks at their nominal rates, nobody steers them; exact",
+)  # fmt: skip
