@@ -152,6 +152,7 @@ def test_traces_and_figures_are_kept(scenario: Path, tmp_path: Path) -> None:
         ("scenarios", "threads/2023-masterclock"),
         ("kernels", "linux-6.12"),
         ("recipes", "by-value-restore"),
+        ("threads", "threads/2017-freeze"),
         ("steps", 'vmm = "set-tsc"'),
         ("properties", "flags-honest"),
     ],
@@ -160,6 +161,12 @@ def test_lists(what: str, expected: str) -> None:
     done = guestclock_("list", what)
     assert done.returncode == 0, done.stderr
     assert any(line.startswith(expected) for line in done.stdout.splitlines())
+
+
+def test_a_thread_is_for_check() -> None:
+    done = guestclock_("run", "threads/2021-suspend")
+    assert done.returncode == 2
+    assert done.stderr == "guestclock: threads/2021-suspend: is asked, not run: guestclock check threads/2021-suspend\n"
 
 
 def test_whoever_closes_the_pipe_hears_nothing_of_it() -> None:

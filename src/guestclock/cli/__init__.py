@@ -130,6 +130,8 @@ def run(
     from guestclock.report import save
 
     save.check_paths(save_trace, figure)
+    from guestclock.checks.protocol import is_thread
+    from guestclock.errors import UserError
     from guestclock.report.show import columns, show
     from guestclock.runs import run as run_scenario
     from guestclock.scenario import load
@@ -137,6 +139,8 @@ def run(
     def remark(line: str) -> None:
         print(f"guestclock: {line}", file=sys.stderr)
 
+    if is_thread(scenario):
+        raise UserError(f"{scenario}: is asked, not run: guestclock check {scenario}")
     loaded = load(scenario)
     with progress_line() as progress:
         traces = run_scenario(
@@ -160,13 +164,13 @@ def list_(
         str,
         typer.Argument(
             help="scenarios; kernels (profiles, and overlays to lay over them with +); recipes (what VMMs do, for "
-            "check); steps (of which a scenario is made, with their keys); properties (what is looked for in every "
-            "run, and what check asks).",
+            "check); threads (protocols with several designs, for check); steps (of which a scenario is made, with "
+            "their keys); properties (what is looked for in every run, and what check asks).",
             metavar="WHAT",
         ),
     ],
 ) -> None:
-    """List scenarios, kernels, recipes, steps or properties."""
+    """List scenarios, kernels, recipes, threads, steps or properties."""
     from guestclock.report.lists import entries, show_entries
 
     show_entries(console(), entries(what))

@@ -57,6 +57,16 @@ def _kernels() -> list[Entry]:
     return [Entry(name, about) for name, about in names().items()]
 
 
+def _threads() -> list[Entry]:
+    """Protocols with several designs; with the designs, as `check --design` takes them."""
+    from guestclock.checks.protocol import THREADS, thread
+
+    asked = [thread(name) for name in THREADS]
+    return [
+        Entry(one.name, one.about, f"check; {', '.join(d.name for d in one.designs if not d.broken)}") for one in asked
+    ]
+
+
 def _recipes() -> list[Entry]:
     """What VMMs do to their guests' clocks, as `check` takes it; with where it was seen."""
     from guestclock.vmm.recipe import load, names
@@ -111,6 +121,7 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "scenarios": _scenarios,
     "kernels": _kernels,
     "recipes": _recipes,
+    "threads": _threads,
     "steps": _steps,
     "properties": _properties,
 }
