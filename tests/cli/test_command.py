@@ -300,7 +300,7 @@ def test_an_option_with_a_mistake(arguments: tuple[str, ...], expected: str) -> 
     [
         (("run",), "missing argument 'NAME|FILE'"),
         (("rnu",), "no such command 'rnu'"),
-        (("list", "clocks"), "list clocks: expected one of scenarios, kernels, recipes, steps, properties"),
+        (("list", "clocks"), "list clocks: expected one of scenarios, kernels, recipes, threads, steps, properties"),
         (("lab", "setup", "--kernel", "six"), "lab: kernel 'six': expected two numbers like 6.12"),
         (("lab", "setup", "--arch", "mips"), "lab: architecture 'mips': expected x86 or arm64"),
         (("lab", "setup", "--arch", "arm64", "--linux-guest"), "--linux-guest: is x86's alone, not arm64's"),

@@ -61,10 +61,11 @@ def _threads() -> list[Entry]:
     """Protocols with several designs; with the designs, as `check --design` takes them."""
     from guestclock.checks.protocol import THREADS, thread
 
-    asked = [thread(name) for name in THREADS]
-    return [
-        Entry(one.name, one.about, f"check; {', '.join(d.name for d in one.designs if not d.broken)}") for one in asked
-    ]
+    found = []
+    for one in map(thread, THREADS):
+        designs = ", ".join(design.name for design in one.designs if not design.broken)
+        found.append(Entry(one.name, one.about, f"check; {designs}"))
+    return found
 
 
 def _recipes() -> list[Entry]:
