@@ -7,11 +7,12 @@ running the schedule once more with everything watched that the model remembers.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guestclock.arith.affine import Symbol
 from guestclock.checks import protocol_replay
 from guestclock.checks.protocol import Case, thread
 from guestclock.errors import UserError
@@ -103,8 +104,11 @@ def _told(steps: Sequence[LaneStep]) -> list[LaneStep]:
     ]
 
 
-def usual(case: Case, *facts: str) -> Schedule:
-    """The times of the shortest order in which all these facts were reached, each step as early as it can be."""
+def usual(case: Case, *facts: str, wished: Callable[[Run], dict[Symbol, int]] | None = None) -> Schedule:
+    """The times of the shortest order in which all these facts were reached, each step as early as it can be.
+
+    wished: when steps are to begin instead, as nearly as the bounds let them.
+    """
     assert case.build is not None
     assert case.bounds is not None
     search = Search(case.build, case.bounds)
@@ -117,7 +121,7 @@ def usual(case: Case, *facts: str) -> Schedule:
             question = Leaf(run, search.solver, {}).question()
         except Impossible:
             return
-        found = schedule(question, {})
+        found = schedule(question, wished(run) if wished else {})
         if found is not None:
             best[:] = [(len(run.events), found)]
 
@@ -167,7 +171,7 @@ def _figure(steps: Sequence[LaneStep], title: str, lanes: list[str]) -> Any:
     panel.set_ylim(len(steps) + 0.2, -0.9)
     panel.axis("off")
     for actor in lanes:
-        panel.axvline(x[actor], color="#bbbbbb", linewidth=0.8, zorder=0)
+        panel.vlines(x[actor], -0.35, len(steps) + 0.2, color="#bbbbbb", linewidth=0.8, zorder=0)
         panel.text(x[actor], -0.6, actor, ha="center", va="center", fontsize=9, weight="bold")
     before = None
     timed = len({step.ps for step in steps}) > 1
