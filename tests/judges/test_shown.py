@@ -80,3 +80,33 @@ def test_a_model_that_keeps_another_offset_is_told() -> None:
 def test_a_scenario_of_one_vm_that_nobody_sleeps_in_has_nothing_to_show() -> None:
     trace = played("threads/2023-masterclock", "linux-6.1")
     assert shown(trace, trace, 0) == []
+
+
+OVER_SLEEP = [("x86", "linux-6.12", "tsc"), ("arm64", "linux-6.12-arm64", "cntvct")]
+
+
+@pytest.mark.parametrize(("arch", "kernel", "counter"), OVER_SLEEP)
+def test_a_sleep_at_whose_end_nobody_looks_is_told_by_the_guest_s_next_readings(
+    arch: str, kernel: str, counter: str
+) -> None:
+    trace = played(f"threads/2021-suspend-vmm-{arch}", kernel)
+    rows = shown(trace, trace, 1_000)
+    found = {row.clock: row.kernel.middle for row in rows}
+    assert {row.step for row in rows} == {8}
+    for clock in ("host's monotonic", f"{counter} of vcpu0", f"{counter} of vcpu1"):
+        assert found[clock] == pytest.approx(-3600 * S, abs=100_000)
+    assert abs(found["host's boottime"]) < S // 1000
+
+
+@pytest.mark.parametrize(("arch", "kernel", "counter"), OVER_SLEEP)
+def test_a_model_whose_guest_counted_some_of_the_sleep_is_told(arch: str, kernel: str, counter: str) -> None:
+    trace = played(f"threads/2021-suspend-vmm-{arch}", kernel)
+    slept = next(event.end_ps for event in trace.of("op") if event.name == "HostSleep")
+
+    def change(event: Event) -> Event:
+        if event.kind in ("peek", "guest") and event.start_ps > slept and event.vcpu == 1:
+            also = {key: event.data[key] + 10_000 for key in (counter, f"{counter}_after") if key in event.data}
+            return replace(event, data={**event.data, **also})
+        return event
+
+    assert f"{counter} of vcpu1" in {row.clock for row in shown(trace, altered(trace, change), 1_000) if row.why}

@@ -116,7 +116,8 @@ def test_every_arm64_scenario_is_listed_with_kernels_and_machines():
     found = [load(name) for name in names() if load(name).arch == "arm64"]
     assert {s.name for s in found} == {
         "threads/2021-idempotent-arm64", "bugs/arm64-vcpu-creation-resets", "bugs/arm64-writes-ignored",
-        "bugs/arm64-ptimer-cval", "bugs/arm64-stale-cntvoff",
+        "bugs/arm64-ptimer-cval", "bugs/arm64-stale-cntvoff", "threads/2021-suspend-vmm-arm64",
+        "threads/2021-suspend-race-arm64",
     }  # fmt: skip
     assert all(s.kernels and "lab:6.12" in s.on and s.thread for s in found)
 

@@ -271,14 +271,18 @@ def linux_guest(
             metavar="NAME",
         ),
     ] = None,
-    away: Annotated[str, typer.Option("--away", help="So long it is stopped, about (2 s).", metavar="T")] = "2 s",
+    away: Annotated[
+        str, typer.Option("--away", help="So long it is stopped, or its host sleeps, about (2 s).", metavar="T")
+    ] = "2 s",
+    sleep: Annotated[bool, typer.Option("--sleep", help="Instead its host sleeps, in S3, its TSC running on.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
-    """Stop, save and load a Linux guest of Debian's QEMU: do its clocks do what the model says?
+    """Stop, save and load a Linux guest of Debian's QEMU, or its host sleeps: do its clocks do what the model says?
 
     In the lab, Debian's QEMU on the kernel's KVM runs Debian's kernel, whose one program reads MONOTONIC, BOOTTIME,
     REALTIME and MONOTONIC_RAW. QEMU is told stop, cont, savevm, loadvm. The model plays QEMU's recipes at the instants
-    at which QEMU made its calls; the guest's timekeeper is reckoned from there. Exits 0 where every clock gained what
+    at which QEMU made its calls; the guest's timekeeper is reckoned from there. With --sleep QEMU is told nothing, and
+    the kernel that it runs on goes to sleep under it. Exits 0 where every clock gained what
     was predicted, 1 where one did not, 2 for bad input. Needs 'guestclock lab setup --linux-guest'.
     """
     import sys
@@ -295,7 +299,7 @@ def linux_guest(
         raise UserError(f"--away: {error}") from None
     asked = list(dict.fromkeys(clocksource or CLOCKSOURCES))
     with progress_line() as progress:
-        judged = judge_linux_guests(kernel, guest_kernel, asked, away_ns=away_ns, progress=progress)
+        judged = judge_linux_guests(kernel, guest_kernel, asked, away_ns=away_ns, sleeps=sleep, progress=progress)
     if json:
         report.write(judged, sys.stdout)
     else:

@@ -36,12 +36,16 @@ DEFAULTS = {
         "bugs/hpet-and-back",
         "bugs/defeated-1s-rule",
         "bugs/suspend-running-tsc",
+        "threads/2021-suspend-vmm-x86",
+        "threads/2021-suspend-race-x86",
     ),
     "arm64": (
         "threads/2021-idempotent-arm64",
         "bugs/arm64-vcpu-creation-resets",
         "bugs/arm64-writes-ignored",
         "bugs/arm64-stale-cntvoff",
+        "threads/2021-suspend-vmm-arm64",
+        "threads/2021-suspend-race-arm64",
     ),
 }
 """What is asked if nothing is named."""

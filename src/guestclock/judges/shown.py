@@ -31,11 +31,15 @@ def shown(real: Trace, model: Trace, slack_ns: int) -> list[Shown]:
     """slack_ns: what an operation took in which a clock was read or moved, and whose instant nothing gives away."""
     one, other = story(real), story(model)
     found = []
+    several, unseen = one.looks[-1].vm > 0, False
     for look, twin in zip(one.looks, other.looks, strict=True):
-        if not (look.do == SLEEP or (look.do == READ and one.looks[-1].vm > 0)):
+        # What nobody looks at when the host is back, the guest's next readings tell.
+        unseen = unseen or (look.do == SLEEP and not look.looked)
+        if not (look.do == SLEEP or (look.do == READ and (several or unseen))):
             continue
-        told = dict(_errors(other, twin))
-        for clock, error in _errors(one, look):
+        host = look.do == SLEEP or unseen
+        told = dict(_errors(other, twin, host))
+        for clock, error in _errors(one, look, host):
             if clock in told:
                 slack = slack_ns + (AWAKE_NS if "monotonic" in clock else 0)
                 apart = not (error + Span(-slack, slack)).meets(told[clock])
@@ -49,8 +53,8 @@ def refusals(trace: Trace) -> list[str]:
     return [f"step {look.step + 1}: {trouble}" for look in story(trace).looks for trouble in look.troubles]
 
 
-def _errors(told: Story, look: Look) -> Iterator[tuple[str, Span]]:
-    if look.do == SLEEP:
+def _errors(told: Story, look: Look, host: bool) -> Iterator[tuple[str, Span]]:
+    if host:
         for clock in look.host:
             error = host_error(told, look, clock)
             if error is not None and clock != told.host_counter:

@@ -1,4 +1,5 @@
-"""A VMM inside the lab: QEMU, on the lab's own KVM, runs a Linux guest, stops, saves and loads it, and is watched.
+"""A VMM inside the lab: QEMU, on the lab's own KVM, runs a Linux guest and is watched: it stops, saves and loads it, or
+the lab goes to sleep under it.
 
 What is watched are QEMU's calls of KVM about time, each between two values of the lab's TSC, and KVM's own tracepoints.
 Standard library only. It is put inside where it is asked for, see `linux_guest`.
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from guestclock.abi import ioctl as abi
+from guestclock.kvm.device.host import sleep_s3
 from guestclock.kvm.device.x86.tracing import X86Tracing
 from guestclock.lab.guest_init import RECORD_BYTES
 from guestclock.lab.process import Process, tail
@@ -39,6 +41,8 @@ PROBE = (
     "p:linux_guest/kvm_call __x64_sys_ioctl cmd=+104(%di):x32 "
     "first=+u0(+96(%di)):x64 second=+u8(+96(%di)):x64 third=+u16(+96(%di)):x64"
 )
+ASLEEP, AWAKE = "asleep", "awake"
+"""Marks in the trace, before the lab goes to sleep and after it."""
 BUFFER_KB = 4096
 BOOT_S, WAIT_S = 60.0, 60.0
 """By the lab's clock."""
@@ -48,37 +52,46 @@ LATER_S = 0.0073
 
 
 def run(program: dict[str, Any], emit: Emit) -> None:
-    """Boots the guest, then: stop, cont; savevm; loadvm. Between any two of them the guest tells its clocks.
+    """Boots the guest, then: stop, cont; savevm; loadvm; or the lab sleeps. Between any two the guest tells its clocks.
 
     program: "command": how QEMU is started; "disk": an empty qcow2 image, in hexadecimal; "records": how many at least
     the guest tells each time; "away_ns": how long it is stopped, and how long it runs from being saved to being loaded;
-    "attempt": which one this is, from 0, each a little later than the one before. Emits "host", "trace", "console" and
-    "told", each once.
+    "sleeps": the lab sleeps instead, "away_ns" in S3; "attempt": which one this is, from 0, each a little later than
+    the one before. Emits "host", "trace", "console" and "told", each once.
     """
     emit({"host": {"release": os.uname().release, "tsc_khz": _tsc_khz(), "clocksource": _clocksource()}})
     with open(DISK, "wb") as disk:
         disk.write(bytes.fromhex(program["disk"]))
-    away_s, records = program["away_ns"] / 1e9, program["records"]
+    records = program["records"]
     trace = _Trace()
     time.sleep(program["attempt"] * LATER_S)
     with Process(program["command"], fds=(), timeout_s=program["timeout_s"]) as qemu:
         _await(records, qemu, BOOT_S)
-        with trace.calls():
-            qemu.command("stop")
-            time.sleep(away_s)
-            qemu.command("cont")
-        _await(records, qemu)
-        with trace.calls():
-            _monitor(qemu, "savevm guest")
-        _await(records, qemu)
-        time.sleep(away_s)
-        with trace.calls():
-            _monitor(qemu, "loadvm guest")
+        if program["sleeps"]:
+            trace.mark(ASLEEP)
+            sleep_s3(program["away_ns"])
+            trace.mark(AWAKE)
+        else:
+            _stopped_saved_loaded(records, program["away_ns"] / 1e9, qemu, trace)
         _await(records, qemu)
         emit({"console": qemu.console()})
     emit({"trace": trace.lines()})
     with open(TOLD, "rb") as told:
         emit({"told": told.read().hex()})
+
+
+def _stopped_saved_loaded(records: int, away_s: float, qemu: Process, trace: _Trace) -> None:
+    with trace.calls():
+        qemu.command("stop")
+        time.sleep(away_s)
+        qemu.command("cont")
+    _await(records, qemu)
+    with trace.calls():
+        _monitor(qemu, "savevm guest")
+    _await(records, qemu)
+    time.sleep(away_s)
+    with trace.calls():
+        _monitor(qemu, "loadvm guest")
 
 
 def _await(records: int, qemu: Process, at_most_s: float = WAIT_S) -> None:
@@ -143,6 +156,10 @@ class _Trace:
         finally:
             for event in events:
                 self._set(event, "0")
+
+    def mark(self, text: str) -> None:
+        """A line of our own."""
+        self._set("trace_marker", text)
 
     def lines(self) -> list[str]:
         with open(f"{INSTANCE}/trace", encoding="utf-8") as file:

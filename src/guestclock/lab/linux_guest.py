@@ -73,22 +73,29 @@ def run(
     clocksource: str,
     *,
     away_ns: int,
+    sleeps: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Ran:
-    """Boots a guest in a lab and has QEMU stop, save and load it (see `inside_guest`); half a minute, with a boot more
-    at the first time.
+    """Boots a guest in a lab and has QEMU stop, save and load it, or the lab sleep (see `inside_guest`); half a minute,
+    with a boot more at the first time.
 
     kernel, guest_kernel: as `guestclock lab setup` made them. Raises UserError where something is not set up, LabError
     where something of it did not do its work.
     """
-    ran = Ran.of(emitted(kernel, guest_kernel, clocksource, away_ns=away_ns, progress=progress))
+    ran = Ran.of(emitted(kernel, guest_kernel, clocksource, away_ns=away_ns, sleeps=sleeps, progress=progress))
     if ran.clocksource != clocksource:
         raise LabError(f"lab: the guest was told to keep time by {clocksource} and keeps it by {ran.clocksource}")
     return ran
 
 
 def emitted(
-    kernel: str, guest_kernel: str, clocksource: str, *, away_ns: int, progress: Callable[[str], None]
+    kernel: str,
+    guest_kernel: str,
+    clocksource: str,
+    *,
+    away_ns: int,
+    sleeps: bool = False,
+    progress: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """As `run`, but what was emitted inside as it is."""
     if clocksource not in CLOCKSOURCES:
@@ -112,6 +119,7 @@ def emitted(
         "disk": empty_disk().hex(),
         "records": RECORDS,
         "away_ns": away_ns,
+        "sleeps": sleeps,
         "timeout_s": TIMEOUT_S,
     }
     for attempt in range(ATTEMPTS - 1):

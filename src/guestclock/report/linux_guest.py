@@ -22,9 +22,9 @@ FORMAT = 1
 
 READ = (
     "gained: from the guest's last reading before to its first one after. predicted: by QEMU's recipe on the model, "
-    "played when QEMU made its calls; as wide as those calls and the readings leave it open. had it run, had it stood: "
-    "what the clock would have gained more or less than it did, had it counted on through what the guest missed, or "
-    "not."
+    "played when QEMU made its calls, or by a sleep of its host's; as wide as those calls and the readings leave it "
+    "open. had it run, had it stood: what the clock would have gained more or less than it did, had it counted on "
+    "through what the guest missed, or not."
 )
 
 

@@ -1,4 +1,4 @@
-"""What QEMU asked of KVM about a guest's time, and what KVM said of it, out of the trace of a lab."""
+"""What QEMU asked of KVM about a guest's time, what KVM said of it, and when the lab slept: out of the lab's trace."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from guestclock.arith import u64
 from guestclock.guest.pvclock import kvmclock_ns
 from guestclock.kvm.device.x86.tracing import parse_fields
 from guestclock.lab import LabError
-from guestclock.lab.inside_guest import CALLS
+from guestclock.lab.inside_guest import ASLEEP, AWAKE, CALLS
 
-CALL, RETURN = "kvm_call", "sys_ioctl"
+CALL, RETURN, MARK = "kvm_call", "sys_ioctl", "tracing_mark_write"
 
 LINE = re.compile(r"^.*-(?P<tid>\d+)\s+\[\d+\]\s+\S+\s+(?P<stamp>\d+): (?P<name>\w+)(?:: | -> )(?P<text>.*)$")
 """A line of the trace; of a system call's return, "name -> result"."""
@@ -72,7 +72,8 @@ class Segment:
 
 @dataclass(slots=True)
 class Watched:
-    """calls: in order; Kick and Start stand for the guest's coming out of KVM_RUN and going in again.
+    """calls: in order; Kick and Start stand for the guest's coming out of KVM_RUN and going in again, HostSleep for a
+    sleep of the lab's.
 
     segments: in which the guest ran, one more than it was stopped. revealed: values of the lab's TSC at which KVM is
     known to have read it, ascending. left_out: calls that could be about time and are no operations of a recipe's.
@@ -82,6 +83,10 @@ class Watched:
     segments: list[Segment] = field(default_factory=list)
     revealed: list[int] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def slept(self) -> bool:
+        return any(call.name == "HostSleep" for call in self.calls)
 
 
 def watched(lines: Iterable[str]) -> Watched:
@@ -113,6 +118,13 @@ class _Reader:
         elif name == RETURN and thread in self.under_way:
             first, words = self.under_way.pop(thread)
             self.returns(CALLS[words["cmd"]], words, first, stamp)
+        elif name == MARK and text.strip() == ASLEEP:
+            self.found.calls.append(Call("Kick", stamp, stamp))
+            self.ends(stamp)
+        elif name == MARK and text.strip() == AWAKE:
+            asleep = self.found.calls[-1].last
+            self.found.calls += [Call("HostSleep", asleep, stamp), Call("Start", stamp, stamp)]
+            self.running_since = stamp
         elif name == "kvm_write_tsc_offset":
             self.offset = int(parse_fields(name, text)["next"])
             self.offset_written = stamp, self.offset

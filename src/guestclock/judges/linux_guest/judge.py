@@ -27,6 +27,7 @@ COUNTERS = {"kvm-clock": KVMCLOCK, "tsc": TSC}
 """By clocksource, what it counts."""
 
 SEGMENTS = (("stop, cont", 0, 1, 0), ("savevm", 1, 2, 1), ("loadvm", 1, 3, 1))
+ASLEEP = (("the host sleeps", 0, 1, 0),)
 """An operation, the segment the guest was in before, the one it came into, and the one at whose end it was stopped for
 it: loadvm's guest goes on where savevm stopped it.
 """
@@ -96,16 +97,19 @@ def judge_linux_guests(
     clocksources: Sequence[str] = CLOCKSOURCES,
     *,
     away_ns: int = DEFAULT_AWAY_NS,
+    sleeps: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Judged]:
     """Runs a guest in the lab for each clocksource, side by side, and judges it. guest_kernel: "" is the lab's own.
+    sleeps: QEMU does nothing, and the lab sleeps for away_ns in S3.
 
     Raises UserError where something is not set up, LabError where the lab did not do its work.
     """
     guest_kernel = guest_kernel or kernel
 
     def one(clocksource: str) -> Judged:
-        return judge(run(kernel, guest_kernel, clocksource, away_ns=away_ns, progress=progress), kernel, guest_kernel)
+        ran = run(kernel, guest_kernel, clocksource, away_ns=away_ns, sleeps=sleeps, progress=progress)
+        return judge(ran, kernel, guest_kernel)
 
     with ThreadPoolExecutor(len(clocksources)) as pool:
         futures = [pool.submit(one, clocksource) for clocksource in clocksources]
@@ -129,7 +133,7 @@ def judge(ran: Ran, kernel: str, guest_kernel: str) -> Judged:
         judged.differences.append(f"operation {step}: QEMU's is {other_way.real}, the recipe's {other_way.model}")
         return judged
     told = by_segment(ran.records, seen)
-    for name, before, after, stopped in SEGMENTS:
+    for name, before, after, stopped in ASLEEP if seen.slept else SEGMENTS:
         view = _View(ran, seen, told, model, before, after, stopped)
         judged.operations.append(view.operation(name))
     return judged
@@ -138,17 +142,20 @@ def judge(ran: Ran, kernel: str, guest_kernel: str) -> Judged:
 def by_segment(records: Sequence[Record], seen: Watched) -> list[list[Record]]:
     """The records that were read whole in each of the times in which the guest ran.
 
-    Raises LabError where the guest did not go back once, or told nothing in one of them.
+    Raises LabError where the guest did not go back once (over a sleep: never), or told nothing in one of them.
     """
     back = [i for i, (one, other) in enumerate(pairwise(records)) if other.number <= one.number]
-    if len(back) != 1 or len(seen.segments) != 4:
+    expected = (0, 2) if seen.slept else (1, 4)
+    if (len(back), len(seen.segments)) != expected:
         raise LabError(
-            f"lab: the guest went back {len(back)} times and ran {len(seen.segments)} times: expected 1 and 4"
+            f"lab: the guest went back {len(back)} times and ran {len(seen.segments)} times: "
+            f"expected {expected[0]} and {expected[1]}"
         )
+    loaded = back[0] if back else len(records)
     found: list[list[Record]] = [[] for _ in seen.segments]
     for index, record in enumerate(records):
         for number, segment in enumerate(seen.segments):
-            if (number == 3) == (index > back[0]) and _within(record, segment):
+            if (number == 3) == (index > loaded) and _within(record, segment):
                 found[number].append(record)
     if not all(found):
         raise LabError(f"lab: the guest told {', '.join(str(len(told)) for told in found)} records: too few")

@@ -1,4 +1,4 @@
-"""QEMU's recipes on the model, each call when the real QEMU made it: what the guest's TSC and kvmclock are to be.
+"""QEMU's recipes, or a sleep, on the model, each when it really was: what the guest's TSC and kvmclock are to be.
 
 When inside its call KVM read a clock is not known, where nothing gives it away. So the recipes are played twice: once
 with everything where it makes the clocks be least afterwards, once where it makes them be most.
@@ -18,7 +18,7 @@ from guestclock.compare.aligned import Circumstances, NotAligned
 from guestclock.compare.session import LAB_TSC_HZ
 from guestclock.compare.x86.aligned import X86Aligned
 from guestclock.judges.linux_guest.calls import Call, Line, Watched
-from guestclock.kvm.api import ClockReading, GetClock, GetMsr, Host, Op, Vcpu, serve
+from guestclock.kvm.api import ClockReading, GetClock, GetMsr, Host, HostSleep, Op, Vcpu, Vm, serve
 from guestclock.sim import Event, Trace
 from guestclock.vmm.recipe import Recipe, load
 
@@ -35,7 +35,7 @@ ROUNDING_NS = 1
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One playing of the recipes: the guest's counters at first, after cont, after savevm, after loadvm."""
+    """One playing: the guest's counters at first, after cont, savevm and loadvm; or at first, and after a sleep."""
 
     lines: tuple[Line, ...]
 
@@ -55,7 +55,11 @@ def hull(of: tuple[int, int], *, slack: int = 0) -> Span:
 
 def _play(watched: Watched, tsc_khz: int, profile: str, *, most: bool) -> Played:
     aligned = _Aligned(watched, tsc_khz, profile, most)
-    course = _course(Host(), watched.segments[0].line, load(STOP_CONT), load(SAVE_LOAD), aligned.lines)
+    first = watched.segments[0].line
+    if watched.slept:
+        course = _asleep(Host(), first, aligned.lines)
+    else:
+        course = _course(Host(), first, load(STOP_CONT), load(SAVE_LOAD), aligned.lines)
     aligned.scheduler.spawn("VMM", serve(course, aligned.execute))
     aligned.scheduler.run()
     left = next(aligned.entries, None)
@@ -72,12 +76,7 @@ async def _course(host: Host, first: Line, stop: Recipe, move: Recipe, lines: li
     assert move.save is not None
     assert move.restore is not None
     assert move.resume is not None
-    vm = await host.create_vm()
-    vcpu = await vm.create_vcpu()
-    await vcpu.enable_kvmclock()
-    await vcpu.set_tsc_offset(first.offset)
-    await vm.set_clock(first.page.system_time)  # at the very instant that the kernel's own page is of
-    await vcpu.start()
+    vm, vcpu = await _as_at_first(host, first)
     lines.append(await _line(vcpu))
 
     await stop.pause(vm)
@@ -94,6 +93,26 @@ async def _course(host: Host, first: Line, stop: Recipe, move: Recipe, lines: li
     await move.restore(vm, snapshot)
     await move.resume(vm)
     lines.append(await _line(vcpu))
+
+
+async def _asleep(host: Host, first: Line, lines: list[Line]) -> None:
+    """Nobody does anything about it: who is frozen comes out of KVM_RUN, and goes in again when it is thawed."""
+    _, vcpu = await _as_at_first(host, first)
+    lines.append(await _line(vcpu))
+    await vcpu.kick()
+    await HostSleep(0)
+    await vcpu.start()
+    lines.append(await _line(vcpu))
+
+
+async def _as_at_first(host: Host, first: Line) -> tuple[Vm, Vcpu]:
+    vm = await host.create_vm()
+    vcpu = await vm.create_vcpu()
+    await vcpu.enable_kvmclock()
+    await vcpu.set_tsc_offset(first.offset)
+    await vm.set_clock(first.page.system_time)  # at the very instant that the kernel's own page is of
+    await vcpu.start()
+    return vm, vcpu
 
 
 async def _line(vcpu: Vcpu) -> Line:
@@ -133,12 +152,16 @@ class _Aligned(X86Aligned):
         if entry is None or entry.name != ("clocks" if op.name == "Peek" else op.name):
             raise NotAligned(self.done, "nothing" if entry is None else entry.name, op.name)
         self.done += 1
+        if isinstance(op, HostSleep):
+            op = self.slept(op, entry)
         await self.until(self.instants_ps(entry, op)[0])
         return await self.kvm.execute(op)
 
     def instants_ps(self, entry: Event, op: Op) -> list[int]:
         """A clock that is read late, or set early, is further on afterwards."""
         first, last = self.counter.at(entry.start_ps), self.counter.at(entry.end_ps)
+        if isinstance(op, HostSleep):
+            return [self.counter.true_ps(first)]
         known = self.known[bisect_left(self.known, first) : bisect_right(self.known, last)]
         reads = isinstance(op, GetClock | GetMsr)
         chosen = known[0] if known else last if reads == self.most else first
