@@ -90,3 +90,10 @@ def test_lines_never_break_inside_a_number(ns: int, width: int) -> None:
     assert [line for line in lines if f"{grouped(ns)} cycles" in line]
     atoms = (duration(ns), f"{grouped(ns)} cycles", *re.findall(r"[a-z0-9,]+", text))
     assert max(map(len, lines)) <= max(width, max(map(len, atoms)))
+
+
+def test_one_of_a_thing_is_named_in_the_singular() -> None:
+    from guestclock.report.numbers import counted
+
+    told = [counted(*of) for of in ((1, "sleeps"), (2, "sleeps"), (1, "entries"), (1, "ns"), (1, "reading"))]
+    assert told == ["1 sleep", "2 sleeps", "1 entry", "1 ns", "1 reading"]

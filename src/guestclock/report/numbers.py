@@ -12,6 +12,13 @@ NS_PER_S = 10**9
 _INSIDE_NUMBER = re.compile(r"(?<=\d) (?=\d{3}(?!\d)|(?:ns|µs|ms|s|min|h|kHz|cycles)\b)|(?<=±) | (?=±)")
 
 
+def counted(value: int, unit: str) -> str:
+    """A number of things, whose name is given in the plural unless it is an SI unit: 1 sleep, 2 sleeps, 1 ns."""
+    if value == 1 and len(unit) > 2 and unit.endswith("s"):
+        unit = unit.removesuffix("ies") + "y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{grouped(value)} {unit}"
+
+
 def grouped(value: int) -> str:
     """12 980 662 000, in groups of three from the right; a true minus sign."""
     return (MINUS if value < 0 else "") + f"{abs(value):,}".replace(",", " ")

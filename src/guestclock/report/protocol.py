@@ -20,7 +20,7 @@ from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Verdict
 from guestclock.errors import UserError
 from guestclock.report.check_table import Line, as_text, hanging
 from guestclock.report.check_words import SHOWN, STYLES, in_seconds, up
-from guestclock.report.numbers import clock_value, duration, grouped
+from guestclock.report.numbers import clock_value, counted, duration, grouped
 
 
 def chosen(of: Thread, designs: Sequence[str], cases: Sequence[str]) -> list[tuple[Design, Case]]:
@@ -150,7 +150,7 @@ def cell(answer: Cell) -> str:
 
 
 def _amount(value: int, verdict: Verdict) -> str:
-    return in_seconds(value, "ns", 0) if verdict.unit == "ns" else f"{grouped(value)} {verdict.unit}"
+    return in_seconds(value, "ns", 0) if verdict.unit == "ns" else counted(value, verdict.unit)
 
 
 def _violations(
@@ -176,7 +176,7 @@ def told(verdict: Verdict) -> str:
     """A violated or undecided verdict's line."""
     if verdict.status == VIOLATED and verdict.worst is not None:
         short = _amount(verdict.worst, verdict)
-        exact = f"{grouped(verdict.worst)} {verdict.unit}"
+        exact = counted(verdict.worst, verdict.unit)
         return f"{exact}{f' ({short})' if short != exact else ''} {verdict.sense}: {verdict.who}"
     if verdict.bound is not None and verdict.bound > verdict.tolerance:
         return f"at most {grouped(up(verdict.bound))} {verdict.unit} {verdict.sense}, proved; {verdict.why}"
