@@ -16,7 +16,7 @@ from tests.runs.story import Story
 from tests.runs.test_threads_2010 import GRID
 
 ON_KVM = [n for n in names() if "kvm" in load(n).on and max(v.wait_ns for v in load(n).variations) < 10 * 10**9]
-LOOKS = [n for n in names() if all(v.program.get("look", True) for v in load(n).variations)]
+LOOKS = [n for n in names() if all(s.get("look", True) for v in load(n).variations for s in v.program["steps"])]
 """Where nobody looks after each step there is no story; `tests/judges/` has those."""
 ON_LAB = [n for n in LOOKS if "lab:6.12" in load(n).on and load(n).arch == "x86_64"]
 
