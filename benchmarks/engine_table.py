@@ -16,9 +16,9 @@ from guestclock.abi.msr import MSR_IA32_TSC
 from guestclock.arith import u64
 from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.checker import OrderChecker
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import BEFORE
-from guestclock.checks.world import Outcome
 from guestclock.checks.x86.architecture import X86
 from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.windows import WindowTracker

@@ -6,9 +6,10 @@ from typing import Any
 
 from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.checker import Checker
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, verdict_of
-from guestclock.checks.world import Outcome, build
+from guestclock.checks.world import build
 from guestclock.checks.x86.readers import READINGS, spawn_readers
 from guestclock.explore.run import Run, World
 from guestclock.explore.search import Search

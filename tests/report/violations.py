@@ -6,7 +6,8 @@ from functools import cache
 
 from guestclock.checks import replay_file
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Story, replay
+from guestclock.checks.retelling import replay
+from guestclock.checks.story import Story
 from guestclock.checks.target import targets
 from guestclock.checks.verdict import VIOLATED, check
 

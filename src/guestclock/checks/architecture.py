@@ -8,12 +8,10 @@ from typing import Any
 
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import Tracker
-from guestclock.errors import UserError
 from guestclock.explore.run import World
 from guestclock.kvm.api import Op, Vcpu
-from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model import ModelKvm
 from guestclock.sim import Emit
-from guestclock.vmm.clocks import ARM64, X86_64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Architecture:
     clocks: a guest's. kvm: one host's, on a machine whose times are unknown. tracker: looks at all hosts. boots: what a
     guest's kernel does with a vCPU of its own before anything else. captures, sets: whether a call of the VMM's reads,
     or decides, what that clock (of that vCPU) will be. left: what a restore has left of the clocks, to be the same
-    after a second one. state: what a VM's clocks are made of at one moment. teller: tells a violation (checks.telling).
+    after a second one. state: what a VM's clocks are made of at one moment.
     """
 
     name: str
@@ -47,23 +45,3 @@ class Architecture:
     sets: Callable[[str, Op, int], bool]
     left: Callable[[Any, tuple[int, int], Any, Any], Iterator[Left]]
     state: Callable[[Any], Any]
-    teller: Callable[..., Any]
-
-
-def architecture(arch: str) -> Architecture:
-    """By its name, as a kernel's profile has it. Only the one that is asked for is loaded."""
-    if arch == X86_64:
-        from guestclock.checks.x86.architecture import X86
-
-        return X86
-    if arch == ARM64:
-        from guestclock.checks.arm64.architecture import ARM
-
-        return ARM
-    raise UserError(f"architecture {arch!r}: expected {X86_64!r} or {ARM64!r}")
-
-
-def arch_of(kernel: str) -> str:
-    """The architecture of a kernel's profile."""
-    arch: str = lookup(kernel).arch
-    return arch

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from guestclock.arith.affine import Form, Symbol
+from guestclock.checks.outcome import MIDDLE, Call, Outcome
 from guestclock.checks.windows import BEFORE, BOOT, surely_before
-from guestclock.checks.world import MIDDLE, Call, Outcome
 from guestclock.vmm.clocks import X86_64
 
 Instants = Callable[[Symbol], Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guestclock.checks.architecture import arch_of
+from guestclock.checks.architectures import arch_of
 from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import check
 from guestclock.errors import UserError

@@ -10,8 +10,9 @@ from typing import Any
 from guestclock.arith.affine import Form
 from guestclock.checks import questions as _questions
 from guestclock.checks.asks import Ask, Question
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.spec import Spec
-from guestclock.checks.world import Outcome, build
+from guestclock.checks.world import build
 from guestclock.errors import UserError
 from guestclock.explore import leaf as leaves
 from guestclock.explore.leaf import Leaf, Unproved, Worst

@@ -1,4 +1,4 @@
-"""A violation told: the integer run of its schedule, and of it only what the asked-for value is made of.
+"""A violation told: of the integer run of its schedule only what the asked-for value is made of.
 
 Left out is the guest's boot, whatever happened elsewhere or later, and calls that move nothing the clock in question is
 made of. Numbers are the integer run's own.
@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from guestclock.checks.architecture import arch_of, architecture
-from guestclock.checks.asks import QUESTIONS, Ask, Question
+from guestclock.checks.asks import Ask, Question
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.spec import Spec
-from guestclock.checks.watch import Watch
-from guestclock.checks.world import Outcome, build
-from guestclock.errors import UserError
-from guestclock.explore.replay import Diverged, IntegerWorld, Schedule
+from guestclock.explore.replay import IntegerWorld
 from guestclock.sim.trace import Event
 
 
@@ -71,32 +68,6 @@ class Story:
 
     def ps(self, units: int) -> int:
         return self.world.ps_of(units)
-
-
-def replay(spec: Spec, property_: str, ask_id: str, schedule: Schedule, name: str = "replay") -> Story:
-    """Carries the schedule out with integers and tells what it shows.
-
-    Raises UserError where the run does not go that way, as with a recipe or a kernel that has been changed since.
-    """
-    question = QUESTIONS[property_]
-    arch = architecture(arch_of(spec.kernel))
-    events: list[Event] = []
-    try:
-        world = IntegerWorld(build(spec, emit=events.append), spec.bounds, schedule)
-        watch = Watch(world, arch.state)
-        outcome: Outcome = world.run()
-    except (Diverged, KeyError, AssertionError) as error:
-        told = str(error).strip("'\"") or type(error).__name__
-        raise UserError(f"{name}: this run goes another way than the file's: {told} (changed since?)") from None
-    ask = next((a for a in question.asks(outcome) if a.id == ask_id), None)
-    if ask is None:
-        raise UserError(f"{name}: {property_} does not ask {ask_id!r} of this run (changed since?)")
-    try:
-        value = int(ask.value(schedule.values.__getitem__))
-    except KeyError as error:
-        raise UserError(f"{name}: damaged: the schedule has no value for {error}") from None
-    found: Story = arch.teller(spec, question, ask, value, outcome, world, watch, events).story()
-    return found
 
 
 def when(step: Step) -> tuple[int, int]:

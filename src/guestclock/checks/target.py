@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from guestclock.checks.architecture import arch_of
+from guestclock.checks.architectures import arch_of
 from guestclock.checks.policy_file import Policy, policy
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED, Result, Verdict, chosen

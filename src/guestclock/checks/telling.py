@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Question
+from guestclock.checks.outcome import Call, Outcome
 from guestclock.checks.spec import Spec
 from guestclock.checks.story import Rule, Step, Story, when
 from guestclock.checks.watch import Watch
 from guestclock.checks.whole_run import steps_of
 from guestclock.checks.windows import BEFORE, BOOT
-from guestclock.checks.world import Call, Outcome
 from guestclock.explore.replay import Done, IntegerWorld
 from guestclock.kvm.record import as_json
 from guestclock.sim.trace import Event

@@ -8,7 +8,7 @@ from fractions import Fraction
 from time import monotonic
 from typing import Any
 
-from guestclock.checks.architecture import arch_of
+from guestclock.checks.architectures import arch_of
 from guestclock.checks.asks import QUESTIONS, Question
 from guestclock.checks.breaks import Breaks, smallest_delay
 from guestclock.checks.checker import Checker, Found, OrderChecker, Tell, find, measure, put

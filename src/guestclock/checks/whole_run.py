@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guestclock.arith import s64, u64
+from guestclock.checks.outcome import Call
 from guestclock.checks.windows import BOOT
-from guestclock.checks.world import Call
 from guestclock.vmm.clocks import CLOCKS
 
 if TYPE_CHECKING:

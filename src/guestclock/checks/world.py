@@ -1,22 +1,21 @@
-"""The world of a check: hosts, the guest's life, the VMM's operation, and what is noted of it for the questions."""
+"""The world of a check: hosts, the guest's life, the VMM's operation."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE
-from guestclock.checks.architecture import Architecture, architecture
-from guestclock.checks.host import Explored
+from guestclock.checks.architectures import architecture
+from guestclock.checks.outcome import MIDDLE, Call, Outcome
 from guestclock.checks.spec import Spec
 from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING
 from guestclock.errors import UserError
 from guestclock.explore.run import Between, World
 from guestclock.kvm.api import Host, KvmError, Note, Op, Rdmsr, Vcpu, Vm, Wrmsr, serve
-from guestclock.kvm.model import ModelKvm, lookup
+from guestclock.kvm.model import lookup
 from guestclock.sim import PS_PER_NS, Emit, cp
 from guestclock.sim.field import flag
 from guestclock.sim.state import State
@@ -24,7 +23,6 @@ from guestclock.vmm import recipe as recipes
 from guestclock.vmm.steps import play
 
 LIFE, AWAY = "life", "away"
-MIDDLE = "time has passed"
 RESTORED_TWICE = "idempotent-restore"
 """The property for whose sake a snapshot is restored a second time."""
 
@@ -39,42 +37,6 @@ class _Course(State):
     lived = flag("it has run for as long as it shall")
     gone = flag("the first half of the operation is over")
     back = flag("its middle is over")
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of the VMM's. before, after: symbols of the times around it. error: the errno's name, or empty."""
-
-    op: Op
-    site: int
-    phase: str
-    number: int
-    before: str
-    after: str
-    answer: Any = None
-    error: str = ""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run of the world leaves for the questions; the same object whether times were forms or ints.
-
-    vms: (site, id) of the guest's VM, on the first site and on the last. calls: the VMM's, in order.
-    """
-
-    spec: Spec
-    world: World
-    kvms: list[ModelKvm[Any, Any]]
-    tracker: Any
-    architecture: Architecture
-    calls: list[Call] = field(default_factory=list)
-    vms: list[tuple[int, int]] = field(default_factory=list)
-    finished: bool = False
-    values: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def contracts(self) -> set[str]:
-        return set().union(*(k.host.machine.contracts for k in self.kvms if isinstance(k.host.machine, Explored)))
 
 
 def build(spec: Spec, emit: Emit | None = None) -> Callable[[World], Outcome]:

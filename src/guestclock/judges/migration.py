@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import pairwise
 from math import ceil
 
-from guestclock.checks.architecture import architecture
+from guestclock.checks.architectures import architecture
 from guestclock.checks.arm64.architecture import COUNTS
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, check

@@ -14,7 +14,8 @@ from rich.console import Console
 from guestclock.checks import replay_file
 from guestclock.checks.available import unavailable
 from guestclock.checks.replay_file import ReplayFile
-from guestclock.checks.story import Rule, Story, replay
+from guestclock.checks.retelling import replay
+from guestclock.checks.story import Rule, Story
 from guestclock.checks.target import Target, forgiven
 from guestclock.checks.verdict import UNDECIDED, VIOLATED, Progress, Result, Verdict
 from guestclock.checks.verdict import check as search

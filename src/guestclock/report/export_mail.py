@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from guestclock import __version__
-from guestclock.checks.architecture import arch_of
+from guestclock.checks.architectures import arch_of
 from guestclock.checks.replay_file import ReplayFile, portable
 from guestclock.checks.story import Story
 from guestclock.report.check_replay import what

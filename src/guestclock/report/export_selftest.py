@@ -12,7 +12,7 @@ from typing import Any
 
 from guestclock import __version__
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
-from guestclock.checks.architecture import arch_of
+from guestclock.checks.architectures import arch_of
 from guestclock.checks.replay_file import ReplayFile
 from guestclock.checks.story import Story
 from guestclock.checks.whole_run import TimedCall, timed_calls

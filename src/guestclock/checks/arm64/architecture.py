@@ -9,7 +9,6 @@ from guestclock.abi import arm64 as abi
 from guestclock.checks.architecture import Architecture, Left
 from guestclock.checks.arm64.host import ExploredArm64Machine
 from guestclock.checks.arm64.state import state_of
-from guestclock.checks.arm64.telling import Arm64Teller
 from guestclock.checks.arm64.windows import WindowTracker
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import apart
@@ -66,5 +65,5 @@ def _moved(old: Any, new: Any) -> Callable[[Callable[[str], Any]], Any]:
 
 
 ARM = Architecture(
-    ARM64, clocks_of(ARM64), _kvm, _tracker, _boots, _captures, _sets, _left, state_of, Arm64Teller
+    ARM64, clocks_of(ARM64), _kvm, _tracker, _boots, _captures, _sets, _left, state_of
 )  # fmt: skip

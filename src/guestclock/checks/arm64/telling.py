@@ -8,9 +8,9 @@ from typing import Any
 from guestclock.abi import arm64 as abi
 from guestclock.arith import s64, u64
 from guestclock.checks.arm64.state import effect_of
+from guestclock.checks.outcome import Call
 from guestclock.checks.story import Rule, Step
 from guestclock.checks.telling import Teller, rule_at
-from guestclock.checks.world import Call
 from guestclock.kvm.model import lookup
 
 COUNTS = (abi.KVM_REG_ARM_TIMER_CNT, abi.KVM_REG_ARM_PTIMER_CNT)

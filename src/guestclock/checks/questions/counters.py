@@ -7,11 +7,11 @@ from itertools import permutations
 from typing import Any
 
 from guestclock.checks.asks import Ask, both_ways, events_of, guest_windows, name_of, question
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.questions.monotonic import across_vcpus, per_vcpu
 from guestclock.checks.questions.policy import from_call_to_call, from_guest_to_guest
 from guestclock.checks.questions.together import agree
 from guestclock.checks.windows import apart
-from guestclock.checks.world import Outcome
 from guestclock.vmm.clocks import ARM64
 
 ARM = (ARM64,)

@@ -7,9 +7,9 @@ from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC_DEADLINE
 from guestclock.checks.asks import Ask, Instants, events_of, name_of, question
+from guestclock.checks.outcome import Call, Outcome
 from guestclock.checks.questions.policy import across
 from guestclock.checks.windows import apart
-from guestclock.checks.world import Call, Outcome
 from guestclock.checks.x86.windows import Window
 from guestclock.kvm import api
 from guestclock.kvm.model.x86.state import VcpuTime

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Instants, question
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.windows import apart
-from guestclock.checks.world import Outcome
 from guestclock.checks.x86.readers import READINGS, Reading
 
 

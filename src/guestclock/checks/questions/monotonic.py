@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Instant, events_of, guest_windows, name_of, question
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.windows import GuestWindow, apart
-from guestclock.checks.world import Outcome
 from guestclock.vmm.clocks import CLOCKS
 
 

@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from guestclock.checks.asks import Ask, Instants, events_of, guest_windows, inside, name_of, of_guest, question
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.questions.together import overlap
 from guestclock.checks.windows import apart
-from guestclock.checks.world import Outcome
 from guestclock.checks.x86.windows import PageSpan, Window, kvmclock_by
 
 

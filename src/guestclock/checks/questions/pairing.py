@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, both_ways, events_of, name_of, question, scaled
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.questions.policy import across
 from guestclock.checks.windows import apart
-from guestclock.checks.world import Outcome
 
 
 @question(

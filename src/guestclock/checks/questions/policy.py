@@ -25,8 +25,8 @@ from guestclock.checks.asks import (
     scaled,
     section,
 )
+from guestclock.checks.outcome import Call, Outcome
 from guestclock.checks.windows import BOOT, GuestWindow, apart
-from guestclock.checks.world import Call, Outcome
 from guestclock.vmm.clocks import CLOCKS
 
 

@@ -17,8 +17,8 @@ from guestclock.checks.asks import (
     same_half,
     scaled,
 )
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.windows import BOOT, GuestWindow, apart
-from guestclock.checks.world import Outcome
 from guestclock.kvm import api
 from guestclock.vmm.clocks import CLOCKS
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST
 from guestclock.checks.asks import Ask, both_ways, events_of, name_of, question, section
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.questions.policy import across
 from guestclock.checks.twice import RESTORED
 from guestclock.checks.windows import apart
-from guestclock.checks.world import Outcome
 from guestclock.kvm import api
 from guestclock.vmm.clocks import ARM64, X86_64
 

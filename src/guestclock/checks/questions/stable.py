@@ -20,9 +20,9 @@ from guestclock.checks.asks import (
     question,
     section,
 )
+from guestclock.checks.outcome import Call, Outcome
 from guestclock.checks.questions.together import overlap
 from guestclock.checks.windows import BOOT, apart, surely_before
-from guestclock.checks.world import Call, Outcome
 from guestclock.checks.x86.windows import Clocks, PageSpan, Window, kvmclock_by
 from guestclock.kvm import api
 from guestclock.kvm.model.x86.kvmclock import KVM_CLOCK_TSC_STABLE

@@ -16,8 +16,8 @@ from guestclock.checks.asks import (
     name_of,
     question,
 )
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.windows import GuestWindow, apart, surely_before
-from guestclock.checks.world import Outcome
 from guestclock.vmm.clocks import CLOCKS
 
 

@@ -11,7 +11,6 @@ from guestclock.checks.spec import Site, Spec
 from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.restored import left
 from guestclock.checks.x86.state import state_of
-from guestclock.checks.x86.telling import X86Teller
 from guestclock.checks.x86.windows import WindowTracker
 from guestclock.explore.run import World
 from guestclock.kvm import api
@@ -54,5 +53,5 @@ def _sets(clock: str, op: Any, vcpu: int) -> bool:
 
 
 X86 = Architecture(
-    X86_64, clocks_of(X86_64), _kvm, _tracker, _boots, _captures, _sets, left, state_of, X86Teller
+    X86_64, clocks_of(X86_64), _kvm, _tracker, _boots, _captures, _sets, left, state_of
 )  # fmt: skip

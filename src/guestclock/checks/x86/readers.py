@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
-from guestclock.checks.world import Outcome
+from guestclock.checks.outcome import Outcome
 from guestclock.checks.x86.windows import Clocks
 from guestclock.explore.run import World
 from guestclock.guest.pvclock import LastValue, PvclockReader

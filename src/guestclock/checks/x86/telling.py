@@ -7,10 +7,10 @@ from typing import Any
 
 from guestclock.abi.msr import MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_DEADLINE
 from guestclock.arith import u64
+from guestclock.checks.outcome import Call
 from guestclock.checks.story import Rule, Step
 from guestclock.checks.telling import Teller, rule_at
 from guestclock.checks.windows import BEFORE, BOOT
-from guestclock.checks.world import Call
 from guestclock.checks.x86.state import effect_of
 from guestclock.checks.x86.windows import Window
 from guestclock.kvm.model import lookup
