@@ -6,7 +6,6 @@ file that is damaged, or from a newer program, is refused with one line that say
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 
 from guestclock import __version__
+from guestclock.checks import json_file
 from guestclock.checks.asks import Ask
 from guestclock.checks.protocol import CaseResult, Outcome, Thread, thread
 from guestclock.checks.replay_file import ratio
@@ -87,30 +87,21 @@ def of(thread_name: str, result: CaseResult, verdict: Verdict) -> ProtocolReplay
 
 def save(file: ProtocolReplay, path: Path) -> None:
     """Raises UserError where the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(file), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    json_file.write(asdict(file), path)
 
 
 def is_one(path: Path) -> bool:
     """Whether a file says of itself that it is a thread's replay; what is no such file is for others to refuse."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json_file.read(path)
+    except UserError:
         return False
     return isinstance(found, dict) and KEY in found
 
 
 def load(path: Path) -> ProtocolReplay:
     """Raises UserError, one line that says what is wrong with the file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, not JSON: {error}") from None
+    found = json_file.read(path)
     version = found.get(KEY) if isinstance(found, dict) else None
     if version != VERSION:
         raise UserError(f"{path}: {KEY} is {version!r}, this program reads {VERSION}")

@@ -8,7 +8,6 @@ comes with this program is kept as `guestclock:corpus/recipes/x.py`, wherever th
 from __future__ import annotations
 
 import builtins
-import json
 import re
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 
 from guestclock import __version__
+from guestclock.checks import json_file
 from guestclock.checks.asks import QUESTIONS
 from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import Verdict
@@ -112,26 +112,12 @@ def save(file: ReplayFile, path: Path) -> None:
     document = asdict(file)
     for key in ("recipe", "kernel"):
         document["spec"][key] = portable(document["spec"][key])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    json_file.write(document, path)
 
 
 def load(path: Path) -> ReplayFile:
     """Raises UserError, one line that says what is wrong with the file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, not JSON: {error}") from None
-    return parse(found, str(path))
+    return parse(json_file.read(path), str(path))
 
 
 def parse(found: Any, name: str) -> ReplayFile:
