@@ -22,7 +22,7 @@ from guestclock.checks.windows import BEFORE
 from guestclock.checks.x86.architecture import X86
 from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.windows import WindowTracker
-from guestclock.explore.run import Bounds, World
+from guestclock.explore.world import Bounds, World
 from guestclock.kvm.api import Host, Vm, serve
 from guestclock.kvm.model import lookup
 from guestclock.kvm.model.x86 import X86Kvm

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from guestclock.explore.leaf import Impossible, Leaf
-from guestclock.explore.run import Bounds, Run, World
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search
+from guestclock.explore.world import Bounds, World
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
 

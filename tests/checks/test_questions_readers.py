@@ -11,8 +11,9 @@ from guestclock.checks.spec import Spec
 from guestclock.checks.verdict import HOLDS, VIOLATED, Verdict, verdict_of
 from guestclock.checks.world import build
 from guestclock.checks.x86.readers import READINGS, spawn_readers
-from guestclock.explore.run import Run, World
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search
+from guestclock.explore.world import World
 
 QUIET = '''"""Out of the guest and in again."""
 from guestclock.kvm.api import Vm

@@ -8,7 +8,7 @@ from typing import Any
 
 from guestclock.checks.asks import Ask, Question
 from guestclock.checks.protocol import Case, Design, Shown, Thread
-from guestclock.explore.run import Bounds, World
+from guestclock.explore.world import Bounds, World
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from guestclock.arith.affine import Form
-from guestclock.explore.run import Actor, Bounds, Build
+from guestclock.explore.world import Actor, Bounds, Build
 from guestclock.sim.checkpoint import Checkpoint
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from guestclock.explore.run import Bounds, Build, Run
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search, Tally
+from guestclock.explore.world import Bounds, Build
 
 Step = tuple[str, int, tuple[Any, ...], frozenset[tuple[str, int]]]
 Trace = frozenset[Step]

@@ -8,8 +8,9 @@ from fractions import Fraction
 from typing import Any
 
 from guestclock.explore.leaf import Impossible, Leaf, Worst
-from guestclock.explore.run import Bounds, Build, Run
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search, Tally
+from guestclock.explore.world import Bounds, Build
 
 from .orders import Trace, trace_of
 

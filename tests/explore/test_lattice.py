@@ -11,8 +11,9 @@ import pytest
 from guestclock.arith.affine import Form
 from guestclock.explore.leaf import Leaf, on_lattice
 from guestclock.explore.replay import confirm
-from guestclock.explore.run import Bounds, Run, World
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search
+from guestclock.explore.world import Bounds, World
 from guestclock.sim import cp
 
 

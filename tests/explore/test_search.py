@@ -7,8 +7,8 @@ import json
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from guestclock.explore.run import Bounds
 from guestclock.explore.search import Search
+from guestclock.explore.world import Bounds
 
 from . import programs
 from .orders import Trace, shown, trace_of, traces

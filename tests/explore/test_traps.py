@@ -12,9 +12,10 @@ from guestclock.explore import exact
 from guestclock.explore.exact import Solver
 from guestclock.explore.judge import Interval, Judge
 from guestclock.explore.leaf import Question, Unproved
-from guestclock.explore.run import Bounds, Run, World
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search
 from guestclock.explore.system import System
+from guestclock.explore.world import Bounds, World
 from guestclock.sim import cp
 
 from .orders import trace_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guestclock.arith import s64, u64
-from guestclock.explore.run import Bounds, World
+from guestclock.explore.world import Bounds, World
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from guestclock.abi.msr import MSR_IA32_TSC
 from guestclock.arith import u64
 from guestclock.explore.leaf import Impossible, Leaf
-from guestclock.explore.run import Bounds, Run, World
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search, Tally
+from guestclock.explore.world import Bounds, World
 from guestclock.guest.pvclock import kvmclock_ns
 from guestclock.kvm.api import Host, serve
 from guestclock.kvm.model import ModelKvm, lookup

@@ -11,8 +11,9 @@ import pytest
 
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.explore.leaf import Impossible, Leaf
-from guestclock.explore.run import Bounds, Run, World
+from guestclock.explore.run import Run
 from guestclock.explore.search import Search
+from guestclock.explore.world import Bounds, World
 from guestclock.guest.clock_readers import (
     Cost,
     Cpu,

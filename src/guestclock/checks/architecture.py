@@ -8,7 +8,7 @@ from typing import Any
 
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import Tracker
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.kvm.api import Op, Vcpu
 from guestclock.kvm.model import ModelKvm
 from guestclock.sim import Emit

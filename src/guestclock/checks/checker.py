@@ -15,11 +15,13 @@ from guestclock.checks.spec import Spec
 from guestclock.checks.world import build
 from guestclock.errors import UserError
 from guestclock.explore import leaf as leaves
+from guestclock.explore.event import bits
 from guestclock.explore.leaf import Leaf, Unproved, Worst
 from guestclock.explore.replay import Confirmed, confirm
-from guestclock.explore.run import Bounds, Build, Run, bits
+from guestclock.explore.run import Run
 from guestclock.explore.search import Dead, Search, Trail
 from guestclock.explore.times import Impossible
+from guestclock.explore.world import Bounds, Build
 
 assert _questions.__all__
 

@@ -9,7 +9,7 @@ from guestclock.arith import s64
 from guestclock.arith.affine import Form
 from guestclock.checks.spec import Site
 from guestclock.errors import UserError
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.machine import Machine
 from guestclock.sim import PS_PER_NS
 from guestclock.sim.field import integer, text

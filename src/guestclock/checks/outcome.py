@@ -8,7 +8,7 @@ from typing import Any
 from guestclock.checks.architecture import Architecture
 from guestclock.checks.host import Explored
 from guestclock.checks.spec import Spec
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.kvm.api import Op
 from guestclock.kvm.model import ModelKvm
 

@@ -19,8 +19,9 @@ from guestclock.checks.asks import Question
 from guestclock.checks.checker import OrderChecker
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED, Verdict, verdict_of
 from guestclock.errors import UserError
-from guestclock.explore.run import Bounds, Build, Run
+from guestclock.explore.run import Run
 from guestclock.explore.search import Tally, Trail
+from guestclock.explore.world import Bounds, Build
 from guestclock.scenario.quantity import did_you_mean
 
 THREADS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from guestclock.explore.run import Bounds
+from guestclock.explore.world import Bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

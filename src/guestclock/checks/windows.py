@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from guestclock.arith import s64
 from guestclock.arith.affine import Symbol
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 
 BOOT, BEFORE, DURING, AFTER = "boot", "before", "during", "after"
 

@@ -13,7 +13,7 @@ from guestclock.checks.outcome import MIDDLE, Call, Outcome
 from guestclock.checks.spec import Spec
 from guestclock.checks.windows import AFTER, BEFORE, BOOT, DURING
 from guestclock.errors import UserError
-from guestclock.explore.run import Between, World
+from guestclock.explore.world import Between, World
 from guestclock.kvm.api import Host, KvmError, Note, Op, Rdmsr, Vcpu, Vm, Wrmsr, serve
 from guestclock.kvm.model import lookup
 from guestclock.sim import PS_PER_NS, Emit, cp

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guestclock.arith.affine import Form, Symbol, Value, judged_by, numerator
+from guestclock.explore.event import bits
 from guestclock.explore.exact import NoAnswer, Optimum, Solver
 from guestclock.explore.judge import Judge, Outcome
-from guestclock.explore.run import Run, bits
+from guestclock.explore.run import Run
 from guestclock.explore.system import System, closure
 from guestclock.explore.times import FAR, ORIGIN, Impossible
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from guestclock.arith.affine import Form, Symbol
 from guestclock.explore.leaf import Question, Unproved, Worst
-from guestclock.explore.run import Actor, Bounds, Build, Run
+from guestclock.explore.run import Run
 from guestclock.explore.system import closure
+from guestclock.explore.world import Actor, Bounds, Build
 
 
 class Diverged(Exception):
@@ -140,7 +141,7 @@ class _Next:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step of an integer run, as explore.run.Event has it."""
+    """A step of an integer run, as explore.event.Event has it."""
 
     actor: str
     name: str

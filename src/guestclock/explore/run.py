@@ -2,119 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from guestclock.arith.affine import Form, Symbol, Value, judged_by
+from guestclock.explore.event import Cell, Event, Refusal, bits
 from guestclock.explore.judge import FloorNames, Interval, Judge, Outcome, Rows, Undecidable
 from guestclock.explore.times import ORIGIN, Differences, Impossible
+from guestclock.explore.world import Actor, Between, Bounds, Build
 from guestclock.sim.checkpoint import Checkpoint, Guard
 from guestclock.sim.state import State, watching
-
-Actor = Coroutine[Checkpoint, None, Any]
-Cell = tuple[str, str]
-"""A field of an object: (its name in this search, the field's)."""
-
-Footprint = tuple[frozenset[Cell], frozenset[Cell]]
-"""Cells a step read, cells it changed. A write of what is there already is a read."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
-    """What is assumed of time, in units of the search (cycles of the first host's TSC).
-
-    horizon: every event lies in 0..horizon. delay: an actor that can go on does so within this. delays: other delays
-    for single actors, by name. calls: the delay is that of a whole call with all its steps, not of each step.
-    section: the reads of one step lie within this. ps: (num, den) of a unit, in ps.
-    """
-
-    horizon: int
-    delay: int
-    section: int
-    delays: tuple[tuple[str, int], ...] = ()
-    ps: tuple[int, int] = (1, 1)
-    calls: bool = False
-
-    @property
-    def horizon_ns(self) -> int:
-        num, den = self.ps
-        return -(-self.horizon * num // (den * 1000))
-
-    def of(self, actor: str) -> int:
-        return next((delay for name, delay in self.delays if name == actor), self.delay)
-
-
-class Between(int):
-    """A delay, in ps, of at least this and at most `most`."""
-
-    most: int
-
-    @classmethod
-    def of(cls, least: int, most: int) -> Between:
-        made = cls(least)
-        made.most = most
-        return made
-
-
-class Build(Protocol):
-    """Makes the model anew: spawns its actors, answers whatever the leaves' judges want to see again."""
-
-    def __call__(self, world: World, /) -> Any: ...
-
-
-class World(Protocol):
-    """What a model sees of the explorer, or of the integer replay."""
-
-    @property
-    def now_ps(self) -> Any: ...
-    @property
-    def here(self) -> str:
-        """The step that is being carried out, or "" before the first: the same name in every order."""
-        ...
-
-    @property
-    def events(self) -> Sequence[Any]:
-        """The steps so far, each with name, label, start and end (symbols of times)."""
-        ...
-
-    symbolic: bool
-
-    def value(self, symbol: Symbol) -> int:
-        """A symbol's value; in an integer run only."""
-        ...
-
-    @property
-    def horizon_ns(self) -> int: ...
-    @property
-    def latest(self) -> Symbol:
-        """The time of the latest clock read, or of the step itself."""
-        ...
-
-    def ps_of(self, units: Any) -> Any:
-        """An instant in ps: exact for a form, rounded up for an int."""
-        ...
-
-    def read_ps(self) -> Any: ...
-    def spawn(self, name: str, actor: Actor, *, daemon: bool = False) -> None: ...
-    def unknown(self, name: str, lo: int, hi: int) -> Any:
-        """A value from outside, whole, lo..hi: the same name is the same value."""
-        ...
-
-    def clock(self, name: str, rows: Callable[[Form], Iterable[Form]], lo: int, hi: int) -> Any:
-        """A reading that only bounds describe (a contract): rows of it, each at most 0."""
-        ...
-
-    def new_call(self, within: int | None = None) -> None:
-        """The actor whose step this is begins a call: with Bounds.calls its delay is counted anew from this step's end.
-
-        within: this call's own bound, units.
-        """
-        ...
-
-    def after_step(self, see: Callable[[int], None]) -> None:
-        """Calls `see` with the number of each event when its step is over; what it looks at is not recorded."""
-        ...
 
 
 class Entry(NamedTuple):
@@ -122,55 +20,6 @@ class Entry(NamedTuple):
 
     answer: Any
     lessons: tuple[tuple[Any, ...], ...]
-
-
-@dataclass(slots=True)
-class Event:
-    """One step of one actor. past, before: bit sets of event numbers, all and the direct ones."""
-
-    actor: str
-    n: int
-    number: int
-    label: str
-    start: Symbol
-    end: Symbol
-    guarded: bool
-    before: int = 0
-    past: int = 0
-    reads: set[Cell] = field(default_factory=set)
-    writes: set[Cell] = field(default_factory=set)
-    branches: list[Form] = field(default_factory=list)
-    labels: list[Any] = field(default_factory=list)
-    lessons: list[tuple[Any, ...]] = field(default_factory=list)
-    disabled: list[str] = field(default_factory=list)
-    signature: int = -1
-    times: list[Symbol] = field(default_factory=list)
-    after_last_of: tuple[tuple[Symbol, ...], int] = ((), 0)  # it begins so long after the last of these at the latest
-
-    @property
-    def name(self) -> str:
-        return f"{self.actor}.{self.n}"
-
-    @property
-    def footprint(self) -> Footprint:
-        return frozenset(self.reads), frozenset(self.writes)
-
-
-@dataclass(slots=True)
-class Refusal:
-    """A guard that did not let its actor carry out step n.
-
-    asked: after which event; again: which event made it be asked anew, if any.
-
-    before: bit set of what it depends on: the writers of the cells that it read, and its actor's last event.
-    """
-
-    actor: str
-    n: int
-    cells: frozenset[Cell]
-    asked: int
-    before: int
-    again: int | None = None
 
 
 @dataclass(slots=True)
@@ -728,10 +577,3 @@ class _Careless:
 
 
 _CONCRETE = (bool, int, str, type(None))
-
-
-def bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low

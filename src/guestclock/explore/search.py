@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from guestclock.explore.event import Cell, Event, Footprint, Refusal, bits
 from guestclock.explore.exact import Solver
 from guestclock.explore.judge import Outcome
-from guestclock.explore.run import Bounds, Build, Cell, Entry, Event, Footprint, Refusal, Run, Shared, bits
+from guestclock.explore.run import Entry, Run, Shared
 from guestclock.explore.system import System
+from guestclock.explore.world import Bounds, Build
 
 NOTHING: Footprint = (frozenset[Cell](), frozenset[Cell]())
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from guestclock.arith.affine import Form, Symbol, Value, numerator
+from guestclock.explore.event import bits
 from guestclock.explore.judge import Interval, Judge
-from guestclock.explore.run import Run, bits
+from guestclock.explore.run import Run
 from guestclock.explore.times import FAR, ORIGIN
 
 Rows = tuple[Form, ...]

@@ -12,7 +12,7 @@ from guestclock.checks.arm64.state import state_of
 from guestclock.checks.arm64.windows import WindowTracker
 from guestclock.checks.spec import Site, Spec
 from guestclock.checks.windows import apart
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.kvm import api
 from guestclock.kvm.model.arm64 import Arm64Kvm
 from guestclock.sim import Emit

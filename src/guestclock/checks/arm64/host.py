@@ -7,7 +7,7 @@ from typing import Any
 from guestclock.checks.host import Explored
 from guestclock.checks.spec import Site
 from guestclock.errors import UserError
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.machine import Arm64Machine, Arm64Spec
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from guestclock.arith.affine import Symbol
 from guestclock.checks.arm64.host import ExploredArm64Machine
 from guestclock.checks.windows import GuestWindow
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.kvm.model.arm64.state import CpuTime, TimerContext, VcpuTime, VmTime, ptimer, vtimer
 from guestclock.sim import Cell
 

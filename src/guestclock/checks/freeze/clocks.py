@@ -15,7 +15,7 @@ from typing import Any
 
 from guestclock.arith import S64_MAX, u64
 from guestclock.checks.freeze.protocol import Protocol
-from guestclock.explore.run import Between, Bounds, World
+from guestclock.explore.world import Between, Bounds, World
 from guestclock.guest.freeze import MIGRATED, SAME_HOST, STOP, Record, freeze, reconfigure, unfreeze
 from guestclock.linux import Timekeeper, clocksource
 from guestclock.sim import State, cp

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from guestclock.explore.run import Bounds, World
+from guestclock.explore.world import Bounds, World
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag
 

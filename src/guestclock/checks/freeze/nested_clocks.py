@@ -24,7 +24,7 @@ from guestclock.checks.freeze.clocks import (
     Vm,
 )
 from guestclock.checks.freeze.protocol import Protocol
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.guest.freeze import MIGRATED, Record, freeze, reconfigure, unfreeze
 from guestclock.linux import Timekeeper, clocksource
 from guestclock.sim import State, cp

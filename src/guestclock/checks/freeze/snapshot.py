@@ -27,7 +27,7 @@ from guestclock.checks.freeze.clocks import (
 )
 from guestclock.checks.freeze.protocol import Protocol
 from guestclock.checks.protocol import Case
-from guestclock.explore.run import Between, World
+from guestclock.explore.world import Between, World
 from guestclock.linux import clocksource
 from guestclock.sim import cp
 

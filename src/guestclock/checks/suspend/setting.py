@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guestclock.explore.run import Bounds, World
+from guestclock.explore.world import Bounds, World
 from guestclock.guest.suspend_time import GuestLinux, NoHandler
 
 S, MS = 10**9, 10**6

@@ -24,7 +24,7 @@ from guestclock.checks.suspend.views import Tracker
 from guestclock.checks.suspend.vmm import VMMS, Course
 from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.windows import kvmclock_by
-from guestclock.explore.run import Between, World
+from guestclock.explore.world import Between, World
 from guestclock.guest.suspend_time import FIRST_REALTIME_NS, GuestLinux, GuestTimekeeper
 from guestclock.kvm import api
 from guestclock.kvm.model import lookup

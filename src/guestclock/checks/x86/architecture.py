@@ -12,7 +12,7 @@ from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.restored import left
 from guestclock.checks.x86.state import state_of
 from guestclock.checks.x86.windows import WindowTracker
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.kvm import api
 from guestclock.kvm.model.x86 import KvmOptions, X86Kvm
 from guestclock.kvm.model.x86.timers import KernelTimers

@@ -7,7 +7,7 @@ from typing import Any
 
 from guestclock.checks.host import Explored
 from guestclock.checks.spec import Site
-from guestclock.explore.run import Between, World
+from guestclock.explore.world import Between, World
 from guestclock.kvm.model.x86.timers import KernelTimers
 from guestclock.machine import HostSpec, X86Machine
 

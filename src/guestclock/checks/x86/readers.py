@@ -12,7 +12,7 @@ from typing import Any, cast
 from guestclock.abi.pvclock import PvclockVcpuTimeInfo
 from guestclock.checks.outcome import Outcome
 from guestclock.checks.x86.windows import Clocks
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.guest.pvclock import LastValue, PvclockReader
 from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.state import VcpuTime

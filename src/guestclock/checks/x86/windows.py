@@ -10,7 +10,7 @@ from guestclock.arith import pvclock_scale_delta, s64, u64
 from guestclock.arith.affine import Symbol
 from guestclock.checks.windows import GuestWindow, MustRun
 from guestclock.checks.x86.host import ExploredX86Machine
-from guestclock.explore.run import World
+from guestclock.explore.world import World
 from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.requests import pending
 from guestclock.kvm.model.x86.state import SystemTimePage, VcpuTime, VmTime
