@@ -90,7 +90,7 @@ def _verdict(console: Console, agree: bool, what: str) -> None:
 def _table(judged: Judged) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     seen = any(row.seen is not None for row in judged.rows)
-    table.add_column("breaks")
+    table.add_column("breaks", min_width=max(len(row.property) for row in judged.rows))
     table.add_column("in step")
     for name in ("kernel", "model", *(["the guest's own reads"] if seen else []), "unit"):
         table.add_column(name, justify="left" if name == "unit" else "right")
