@@ -72,6 +72,13 @@ class Arm64Machine(Machine):
         cycles = self._cycles(cpu)
         return self.timekeeper.realtime_ns(cycles), cycles
 
+    def boottime_and_counter(self, cpu: int = 0) -> tuple[int, int]:
+        """(BOOTTIME in ns, counter) of one read: what a thread gets that reads one between two reads of the other, and
+        is not held up; a kernel reckons the one from the other.
+        """
+        cycles = self._cycles(cpu)
+        return self.timekeeper.boottime_ns(cycles), cycles
+
     async def sleep(self, ns: int, tsc: str = "running", kind: str = "s2idle", aborted_at: str = "") -> None:
         """As Machine.sleep(); the counter runs on in s2idle and in "s3" (PSCI SYSTEM_SUSPEND) alike."""
         await super().sleep(ns, tsc, kind, aborted_at)

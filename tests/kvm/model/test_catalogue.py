@@ -14,6 +14,8 @@ from guestclock.kvm.model.x86 import X86Kvm
 from guestclock.machine import Arm64Machine, Arm64Spec, HostSpec, X86Machine
 from guestclock.sim import Scheduler, Timeline
 
+TIMER_OFFSET = [f"+timer-offset-v{version}" for version in (1, 2, 6, 8)]
+
 
 def machine(arch: str) -> X86Machine | Arm64Machine:
     timeline = Timeline()
@@ -27,7 +29,7 @@ def test_both_architectures_are_listed_and_each_by_itself():
     assert [name for name in arm64 if name[0] != "+"] == [
         f"linux-{version}-arm64" for version in ("5.10", "6.1", "6.3", "6.4", "6.12", "6.18")
     ]
-    assert [name for name in arm64 if name[0] == "+"] == [f"+timer-offset-v{version}" for version in (1, 2, 6, 8)]
+    assert [name for name in arm64 if name[0] == "+"] == [*TIMER_OFFSET, "+sleep-gate"]
     assert all(about.startswith("arm64, ") for name, about in arm64.items() if name[0] == "+")
 
 
@@ -48,7 +50,7 @@ def test_overlays_are_laid_in_their_order_and_named():
 
 
 @pytest.mark.parametrize("base", ["5.10-arm64", "6.1-arm64", "6.3-arm64", "6.4-arm64", "6.12-arm64", "6.18-arm64"])
-@pytest.mark.parametrize("overlay", [name for name in names("arm64") if name[0] == "+"])
+@pytest.mark.parametrize("overlay", TIMER_OFFSET)
 def test_an_overlay_leaves_nothing_of_6_3_and_later_but_the_hrtimers_and_ptp(base, overlay):
     """They are of 2021: whatever kernel they are laid over, offsets and traps are theirs."""
     laid, oldest = lookup(base + overlay), lookup("5.10-arm64" + overlay)

@@ -13,7 +13,7 @@ from typing import Any
 
 from guestclock.checks.asks import Ask, Instant, Question, scaled
 from guestclock.checks.suspend import views as _views
-from guestclock.checks.suspend.setting import IRQS_OFF_NS, KHZ, SECTION_NS, Outcome, S
+from guestclock.checks.suspend.setting import IRQS_OFF_NS, SECTION_NS, Outcome, S
 from guestclock.checks.suspend.views import CpuSpan, Reader, View, has_page
 from guestclock.checks.windows import apart
 
@@ -50,9 +50,14 @@ def _ask(
     return Ask(sense, unit, who, id_, events, instants, ordered, value, at_most, at_least, tolerance, False)
 
 
-def _ns(units: Any) -> Any:
+def _ns(outcome: Outcome, units: Any) -> Any:
     """Units of time as ns, exact."""
-    return scaled(units, 1_000_000, KHZ)
+    return scaled(units, 1_000_000, outcome.setting.host_khz)
+
+
+def _counted(outcome: Outcome, ns: int) -> int:
+    """ns as what the guest's counters count in it."""
+    return ns * outcome.setting.guest_khz // 1_000_000
 
 
 def _events(*views: View) -> tuple[int, ...]:
@@ -98,9 +103,15 @@ class _Spanned:
 # ---- pairs of readings
 
 
+def _moved(one: CpuSpan, other: CpuSpan) -> list[str]:
+    """The counters that can be read in both, and are not the same function of the host's."""
+    both = ((counter, other.counter(counter.name)) for counter in one.counters)
+    return [mine.name for mine, its in both if its is not None and mine.offset is not its.offset]
+
+
 def _same_line(one: View, other: View) -> bool:
     """Whether both are one function of time: of two readings on it the later is never less."""
-    same_cpu = one.cpu.offset is other.cpu.offset and one.slept == other.slept
+    same_cpu = one.slept == other.slept and not _moved(one.cpu, other.cpu)
     pages = one.cpu.page is other.cpu.page or (
         one.cpu.page is not None
         and other.cpu.page is not None
@@ -133,8 +144,8 @@ def never_back(outcome: Outcome) -> Iterator[Ask]:
         if one.vcpu == other.vcpu and ordered and one.kernel == other.kernel and not _same_line(one, other):
             yield from _backs(outcome, one, other)
     for a, b in permutations(outcome.tracker.cpus(), 2):
-        if a.vcpu == b.vcpu and a.index < b.index and a.offset is not b.offset:
-            yield _back_cycles(reader, a, b)
+        if a.vcpu == b.vcpu and a.index < b.index and (moved := _moved(a, b)):
+            yield from (_back(reader, name, a, b) for name in moved)
             if reader.stable(a) and reader.stable(b):
                 yield _span(
                     "back", "kvmclock", a, b,
@@ -143,8 +154,11 @@ def never_back(outcome: Outcome) -> Iterator[Ask]:
                 )  # fmt: skip
 
 
-def _back_cycles(reader: Reader, a: CpuSpan, b: CpuSpan) -> Ask:
-    return _span("back", "TSC", a, b, lambda t: apart(reader.tsc(a, t("a")), reader.tsc(b, t("b"))), "cycles")
+def _back(reader: Reader, name: str, a: CpuSpan, b: CpuSpan) -> Ask:
+    def back(t: Any) -> Any:
+        return apart(reader.counter(name, a, t("a")), reader.counter(name, b, t("b")))
+
+    return _span("back", name, a, b, back, reader.outcome.arch.unit)
 
 
 def never_back_across(outcome: Outcome) -> Iterator[Ask]:
@@ -183,23 +197,29 @@ def _slept(outcome: Outcome, first: int, last: int, t: Any) -> Any:
 
 def _ran(outcome: Outcome, one: CpuSpan, other: CpuSpan, t: Any) -> Any:
     """For how long the host ran from "a" to "b", ns. An idle sleep is one in which it did not."""
-    return _ns(t("b") - t("a") - _slept(outcome, one.slept, other.slept, t))
+    return _ns(outcome, t("b") - t("a") - _slept(outcome, one.slept, other.slept, t))
 
 
 def _stops(outcome: Outcome) -> Iterator[tuple[View, View]]:
     """A vCPU's views on both sides of a stop: the last counter's before it, and the first one's after it."""
     views = _views.of(outcome)
+    next_to: dict[int, set[tuple[int, int]]] = {}
+    for span, after in pairwise(span for span in outcome.tracker.cpus() if Reader(outcome).counts(span)):
+        if span.vcpu == after.vcpu:
+            next_to.setdefault(span.vcpu, set()).add((span.index, after.index))
     for one, other in permutations(views, 2):
         same = one.vcpu == other.vcpu and one.kernel == other.kernel and one.keeper.index <= other.keeper.index
-        if same and one.slept < other.slept and other.cpu.index == one.cpu.index + 1:
+        if same and one.slept < other.slept and (one.cpu.index, other.cpu.index) in next_to.get(one.vcpu, ()):
             yield one, other
 
 
-def _cpu_stops(outcome: Outcome) -> Iterator[tuple[CpuSpan, CpuSpan]]:
+def _cpu_stops(outcome: Outcome) -> Iterator[tuple[str, CpuSpan, CpuSpan]]:
+    """... of each counter that the guest can read: with nested virtualization not in every span."""
     cpus = outcome.tracker.cpus()
-    for one, other in pairwise(cpus):
-        if one.vcpu == other.vcpu and one.slept < other.slept:
-            yield one, other
+    for name in dict.fromkeys(counter.name for span in cpus for counter in span.counters):
+        for one, other in pairwise(span for span in cpus if span.counter(name) is not None):
+            if one.vcpu == other.vcpu and one.slept < other.slept:
+                yield name, one, other
 
 
 def hole(outcome: Outcome) -> Iterator[Ask]:
@@ -240,37 +260,40 @@ def together(outcome: Outcome) -> Iterator[Ask]:
 
 
 def counters(outcome: Outcome) -> Iterator[Ask]:
-    """vCPUs' TSCs are one and the same, and over a stop gain between nothing and what the host ran."""
+    """vCPUs' counters are one and the same, and over a stop gain between nothing and what the host ran."""
     yield from _apart(outcome, late=False)
-    reader = Reader(outcome)
-    khz = outcome.setting.khz or KHZ
-    for one, other in _cpu_stops(outcome):
+    reader, unit, tolerance = Reader(outcome), outcome.arch.unit, _counted(outcome, RATES_NS)
+    for name, one, other in _cpu_stops(outcome):
 
-        def more(t: Any, one: CpuSpan = one, other: CpuSpan = other) -> Any:
-            gained = apart(reader.tsc(other, t("b")), reader.tsc(one, t("a")))
-            return gained - scaled(_ran(outcome, one, other, t), khz, 1_000_000)
+        def more(t: Any, name: str = name, one: CpuSpan = one, other: CpuSpan = other) -> Any:
+            gained = apart(reader.counter(name, other, t("b")), reader.counter(name, one, t("a")))
+            return gained - scaled(_ran(outcome, one, other, t), outcome.setting.guest_khz, 1_000_000)
 
-        yield _span("too far on", "TSC over a stop", one, other, more, "cycles", RATES_NS * khz // 1_000_000)
-        yield _back_cycles(reader, one, other)
+        yield _span("too far on", f"{name} over a stop", one, other, more, unit, tolerance)
+        yield _back(reader, name, one, other)
 
 
 def plugged_in(outcome: Outcome) -> Iterator[Ask]:
-    """A vCPU that was plugged in has the same TSC as the others."""
+    """A vCPU that was plugged in has the same counters as the others."""
     return _apart(outcome, late=True)
 
 
 def _apart(outcome: Outcome, *, late: bool) -> Iterator[Ask]:
     reader = Reader(outcome)
     for one, other in permutations(outcome.tracker.cpus(), 2):
-        if one.vcpu == other.vcpu or one.offset is other.offset or (one.late or other.late) != late:
+        if one.vcpu == other.vcpu or (one.late or other.late) != late:
             continue
         closed = tuple(span.closed for span in (one, other) if span.closed is not None)
-        yield _ask(
-            "apart", "cycles", f"TSCs at one instant, {_who(one.vcpu, other.vcpu)}",
-            f"apart {one.vcpu}@{one.step} {other.vcpu}@{other.step}", _span_events(one, other),
-            (Instant("a", (one.opened, other.opened), closed),), (),
-            lambda t, one=one, other=other: apart(reader.tsc(one, t("a")), reader.tsc(other, t("a"))),  # type: ignore[misc]
-        )  # fmt: skip
+        for name in _moved(one, other):
+
+            def ahead(t: Any, name: str = name, one: CpuSpan = one, other: CpuSpan = other) -> Any:
+                return apart(reader.counter(name, one, t("a")), reader.counter(name, other, t("a")))
+
+            yield _ask(
+                "apart", outcome.arch.unit, f"{name}s at one instant, {_who(one.vcpu, other.vcpu)}",
+                f"apart {name} {one.vcpu}@{one.step} {other.vcpu}@{other.step}", _span_events(one, other),
+                (Instant("a", (one.opened, other.opened), closed),), (), ahead,
+            )  # fmt: skip
 
 
 # ---- BOOTTIME against what passed
@@ -282,7 +305,7 @@ def _off(outcome: Outcome, one: View, other: View, sign: int) -> Value:
 
     def off(t: Any) -> Any:
         gained = reader.read("boottime", other, t("b")) - reader.read("boottime", one, t("a"))
-        return sign * gained - sign * _ns(t("b") - t("a"))
+        return sign * gained - sign * _ns(outcome, t("b") - t("a"))
 
     return off
 
@@ -360,7 +383,7 @@ def once(outcome: Outcome) -> Iterator[Ask]:
 
 def enters_again(outcome: Outcome) -> Iterator[Ask]:
     """At the end every vCPU that has something to do is in the guest."""
-    vcpus = [v for v in outcome.kvm.host.vms[-1].vcpus if not v.halted]
+    vcpus = [v for v in outcome.kvm.host.vms[-1].vcpus if not outcome.arch.idle(v)]
     out = [v.index for v in vcpus if not v.in_guest]
     yield _count(outcome, "shut out for ever", "vCPUs", "a vCPU" if not out else f"vCPU {out[0]}", len(out))
 
@@ -373,9 +396,9 @@ def entered_late(outcome: Outcome) -> Iterator[Ask]:
 
 def stray_stores(outcome: Outcome) -> Iterator[Ask]:
     """KVM stores nothing into memory that a guest's kernel has taken back."""
-    suspend = outcome.kvm.host.vms[-1].suspend
-    if suspend is not None:
-        stray = sum(page.stray for page in suspend.pages.values())
+    records = outcome.arch.records(outcome.kvm.host.vms[-1])
+    if records is not None:
+        stray = sum(page.stray for page in records)
         yield _count(outcome, "into others' memory", "stores", "KVM", stray)
 
 
@@ -414,11 +437,13 @@ def saved(outcome: Outcome) -> Iterator[Ask]:
 
         def ahead(t: Any, one: CpuSpan = one, tsc: Any = tsc, at: str = at) -> Any:
             ran = t(at) - t("a") - _slept(outcome, 0, len(outcome.sleeps), t)
-            return apart(tsc, reader.tsc(one, t("a"))) - scaled(_ns(ran), outcome.setting.khz or KHZ, 1_000_000)
+            gained = apart(tsc, reader.counter(reader.counter_name, one, t("a")))
+            return gained - scaled(_ns(outcome, ran), outcome.setting.guest_khz, 1_000_000)
 
         yield _ask(
-            "ahead", "cycles", "the TSC that a VMM saves", f"saved {one.step} {at}", (*_span_events(one), number),
-            (Instant.within("a", _Spanned(one)),), (("a", at),), ahead, tolerance=RATES_NS * KHZ // 1_000_000,
+            "ahead", outcome.arch.unit, f"the {reader.counter_name} that a VMM saves", f"saved {one.step} {at}",
+            (*_span_events(one), number), (Instant.within("a", _Spanned(one)),), (("a", at),), ahead,
+            tolerance=_counted(outcome, RATES_NS),
         )  # fmt: skip
 
 
@@ -439,7 +464,7 @@ INVARIANTS = (
     ),
     Question("I7", "kvmclock and the clocksource tsc gain the same over a stop", _G, "sched_clock", together),
     Question(
-        "I8", "all TSCs are one, and gain over a stop as MONOTONIC shall", _G, "user space that reads it", counters
+        "I8", "all counters are one, and gain over a stop as MONOTONIC shall", _G, "user space that reads it", counters
     ),
     Question("I9", "BOOTTIME's timers are told of each injection", _G, "alarms that are late", told_of_steps),
     Question("I10", "no watchdog bites: MONOTONIC gains less than 20 s over a stop", _G, "soft lockups", watchdogs),
@@ -447,9 +472,9 @@ INVARIANTS = (
     Question("I12", "so it has where the interrupt came twice, or not to every vCPU", _G, "alarms", repeated),
     Question("I13", "so it has wherever a vCPU has run for 10 ms", _G, "stale stamps", soon_right),
     Question("I21", "no sleep is injected twice, nor into a kernel that did not live through it", _G, "BOOTTIME", once),
-    Question("I22", "a vCPU that is plugged in has the others' TSC", _G, "a thread that moves", plugged_in),
+    Question("I22", "a vCPU that is plugged in has the others' counters", _G, "a thread that moves", plugged_in),
     Question("I23", "every vCPU comes into the guest again", _G, "the guest hangs", enters_again),
     Question("I24", "no vCPU enters with a counter that is not adjusted", _G, "all of it", entered_late),
-    Question("saved", "a VMM saves no TSC that has the sleep in it", _G, "a snapshot taken then", saved),
+    Question("saved", "a VMM saves no counter that has the sleep in it", _G, "a snapshot taken then", saved),
     Question("stray", "KVM stores nothing where a kernel's memory is its own again", _G, "memory", stray_stores),
 )

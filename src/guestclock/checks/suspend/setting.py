@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
+from guestclock.checks.architectures import arch_of
 from guestclock.explore.world import Bounds, World
 from guestclock.guest.suspend_time import GuestLinux, NoHandler
+from guestclock.vmm.clocks import ARM64
 
 S, MS = 10**9, 10**6
-KHZ = 2_596_122
-"""An odd rate: at a round one many an error is 0."""
+KHZ, ARM64_KHZ = 2_596_122, 54_000
+"""The hosts' counters. An odd rate: at a round one many an error is 0; and that of a board that many have."""
 
 TICK_NS, TICKED_NS = 4 * MS, 10_000
 """The guest's last tick was at most, and at least, so long before it was stopped: a tick's interrupt takes its time."""
@@ -32,6 +35,12 @@ class Night:
     kind: str = "s3"
     aborted_at: str = ""
     rtc_error_ns: int = 0
+
+
+@cache
+def host_khz(kernel: str) -> int:
+    """The rate of the counter of a host with this kernel: what the world's units of time are."""
+    return ARM64_KHZ if arch_of(kernel) == ARM64 else KHZ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +92,14 @@ class Setting:
         return self.page or self.clock == "kvm-clock"
 
     @property
+    def host_khz(self) -> int:
+        return host_khz(self.kernel)
+
+    @property
+    def guest_khz(self) -> int:
+        return self.khz or self.host_khz
+
+    @property
     def rtc_error_ns(self) -> int:
         return sum(night.rtc_error_ns for night in self.nights)
 
@@ -91,7 +108,7 @@ class Setting:
         return self.vcpus + bool(self.hotplug)
 
     def units(self, ns: int) -> int:
-        return ns * KHZ // 1_000_000
+        return ns * self.host_khz // 1_000_000
 
     @property
     def bounds(self) -> Bounds:
@@ -102,7 +119,7 @@ class Setting:
         horizon = sum(night.most_ns for night in self.nights) + 400 * STEP_NS + 10 * self.delay_ns
         return Bounds(
             horizon=self.units(horizon), delay=self.units(STEP_NS), section=self.units(SECTION_NS),
-            delays=tuple(delays), ps=(10**9, KHZ),
+            delays=tuple(delays), ps=(10**9, self.host_khz),
         )  # fmt: skip
 
 
@@ -110,14 +127,17 @@ class Setting:
 class Outcome:
     """What a run of a case leaves: the same object whether times were forms or ints.
 
+    arch: of its host (checks.suspend.architecture), machine: that host.
     sleeps: (symbol of the last host clock read before, of the first after), each. errors: the host's error in each, ns.
     looked: what the VMM read of vCPUs' clocks after a sleep, and which.
     """
 
     setting: Setting
     world: World
-    kvm: Any
+    arch: Any
     guest: GuestLinux
+    machine: Any = None
+    kvm: Any = None
     tracker: Any = None
     sleeps: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Any] = field(default_factory=list)

@@ -16,15 +16,15 @@ from guestclock.abi.pvclock import PVCLOCK_TSC_STABLE_BIT, PvclockVcpuTimeInfo
 from guestclock.arith import u64
 from guestclock.arith.affine import Form, Symbol
 from guestclock.checks.asks import Instant
+from guestclock.checks.suspend.architecture import Counter
 from guestclock.checks.suspend.setting import Outcome
 from guestclock.checks.x86.windows import kvmclock_by
-from guestclock.kvm.model.x86.state import VcpuTime
 from guestclock.linux import Timekeeper
 
 
 @dataclass(frozen=True, slots=True)
 class CpuSpan:
-    """One vCPU in its guest, with one offset and one page. index: counted per vCPU.
+    """One vCPU in its guest, with counters (and a page) that stay as they are. index: counted per vCPU.
 
     step: name of the step that opened it. slept: how often the host had slept by then. applied: its counter is of the
     VM's latest epoch. late: it was plugged in. entry: it has just come into the guest. waits: an interrupt (or a tick
@@ -38,15 +38,17 @@ class CpuSpan:
     opened: Symbol
     closer: int | None
     closed: Symbol | None
-    line: Callable[[Any], Any]
-    scale: Callable[[Any], Any]
-    offset: Any
+    counters: tuple[Counter, ...]
     page: PvclockVcpuTimeInfo | None
     slept: int
     applied: bool
     late: bool
     entry: bool
     waits: bool
+
+    def counter(self, name: str) -> Counter | None:
+        """The counter of that name, where the guest can read it."""
+        return next((counter for counter in self.counters if counter.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +142,26 @@ class Reader:
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome, self.world = outcome, outcome.world
+        self.counter_name = outcome.arch.clock_counter
         self.kvm_clock = outcome.setting.clock == "kvm-clock"
         self.mono_is_boot = outcome.setting.mono_is_boot
 
-    def tsc(self, cpu: CpuSpan, t: Any) -> Any:
-        """Guest TSC, cycles, u64."""
-        return u64(cpu.scale(cpu.line(self.world.ps_of(t))) + cpu.offset)
+    def counter(self, name: str, cpu: CpuSpan, t: Any) -> Any:
+        """A counter that the guest can read there, u64."""
+        counter = cpu.counter(name)
+        assert counter is not None, name
+        return counter.at(self.world.ps_of(t))
 
     def kvmclock(self, cpu: CpuSpan, t: Any) -> Any:
         """ns, u64."""
         assert cpu.page is not None
-        return u64(kvmclock_by(cpu.page, self.tsc(cpu, t)))
+        return u64(kvmclock_by(cpu.page, self.counter(self.counter_name, cpu, t)))
 
     def read(self, clock: str, view: View, t: Any) -> Any:
         """ "monotonic", "boottime", "realtime": ns."""
         tk = view.tk
-        cycles = self.kvmclock(view.cpu, t) if self.kvm_clock else self.tsc(view.cpu, t)
+        cpu = view.cpu
+        cycles = self.kvmclock(cpu, t) if self.kvm_clock else self.counter(self.counter_name, cpu, t)
         if clock == "monotonic" and self.mono_is_boot:
             clock = "boottime"
         if not self.world.symbolic:
@@ -164,8 +170,12 @@ class Reader:
         shifted = tk.mono_at(0 if behind > (1 << 63) - 1 else behind)
         return _over(shifted, tk.clock.shift) + tk.offset_ns(clock)
 
+    def counts(self, cpu: CpuSpan) -> bool:
+        """Whether the guest's Linux, the one whose timekeeper is looked at, runs there at all."""
+        return cpu.counter(self.counter_name) is not None
+
     def readable(self, cpu: CpuSpan) -> bool:
-        return not self.kvm_clock or has_page(cpu)
+        return self.counts(cpu) and (not self.kvm_clock or has_page(cpu))
 
     def stable(self, cpu: CpuSpan) -> bool:
         return has_page(cpu) and cpu.page is not None and bool(cpu.page.flags & PVCLOCK_TSC_STABLE_BIT)
@@ -185,7 +195,7 @@ def has_page(cpu: CpuSpan) -> bool:
 class Tracker:
     """Looks at every vCPU and the timekeeper after each step, from when the guest's kernel has its clocks."""
 
-    def __init__(self, outcome: Outcome, applied: Callable[[VcpuTime], bool]) -> None:
+    def __init__(self, outcome: Outcome, applied: Callable[[Any], bool]) -> None:
         self.outcome, self.applied = outcome, applied
         self.kernel = 0
         self._cpus: list[CpuSpan] = []
@@ -202,6 +212,13 @@ class Tracker:
     def exits(self, vcpu: int) -> int:
         """How often it has left the guest."""
         return sum(span.vcpu == vcpu for span in self._cpus)
+
+    def left_at(self, vcpu: int) -> Symbol:
+        """When it last did."""
+        closed = [span.closed for span in self._cpus if span.vcpu == vcpu]
+        assert closed, vcpu
+        assert closed[-1] is not None, vcpu
+        return closed[-1]
 
     def keepers(self) -> list[TkSpan]:
         return [*self._keepers, *([self._keeper[0]] if self._keeper is not None else [])]
@@ -229,32 +246,29 @@ class Tracker:
         )  # fmt: skip
         self._keeper = span, guest.version
 
-    def _look_at(self, vcpu: VcpuTime, number: int) -> None:
+    def _look_at(self, vcpu: Any, number: int) -> None:
         outcome = self.outcome
         event = outcome.world.events[number]
         known = self._open.get(vcpu.index)
-        page = vcpu.pv_time
-        made_of = (vcpu.tsc_offset, None if page is None else page.version)
+        made_of = outcome.arch.made_of(vcpu)
         if known is not None:
             span, was = known
-            if vcpu.in_guest and was[0] is made_of[0] and was[1] == made_of[1]:
+            if vcpu.in_guest and outcome.arch.same(was, made_of):
                 return
             del self._open[vcpu.index]
             waits = span.waits and self._pending(vcpu)
             self._cpus.append(replace(span, closer=number, closed=event.start, waits=waits))
         if not vcpu.in_guest:
             return
-        host = outcome.kvm.host
-        ratio = vcpu.tsc_scaling_ratio
+        seen = outcome.arch.seen(outcome.kvm.host, vcpu)
         index = self._counted[vcpu.index] = self._counted.get(vcpu.index, -1) + 1
         span = CpuSpan(
-            vcpu.index, index, event.name, number, event.end, None, None, host.machine.counter.line(),
-            lambda tsc: host.scale(tsc, ratio), vcpu.tsc_offset, None if page is None else page.copy(),
+            vcpu.index, index, event.name, number, event.end, None, None, seen.counters, seen.page,
             len(outcome.sleeps), self.applied(vcpu), vcpu.index >= outcome.setting.vcpus, known is None,
             self._pending(vcpu),
         )  # fmt: skip
         self._open[vcpu.index] = span, made_of
 
-    def _pending(self, vcpu: VcpuTime) -> bool:
+    def _pending(self, vcpu: Any) -> bool:
         guest = self.outcome.guest
-        return vcpu.suspend_irq or (vcpu.index == 0 and guest.told.tick_has_work(guest))
+        return bool(vcpu.suspend_irq) or (vcpu.index == 0 and guest.told.tick_has_work(guest))

@@ -6,14 +6,10 @@ was, fill the record that they share with the guest, interrupt it, and run it. T
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from guestclock.arith import u64
-from guestclock.checks.suspend.setting import KHZ
 from guestclock.kvm import api
-from guestclock.kvm.model.x86.kvmclock import KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME
-from guestclock.kvm.model.x86.suspend_corrected import SuspendGate
-from guestclock.kvm.model.x86.suspend_time import SuspendPage, VmSuspend, interrupt
+from guestclock.kvm.model.x86.suspend_time import SuspendPage
 from guestclock.sim import cp
 from guestclock.sim.field import flag, integer
 from guestclock.sim.state import State
@@ -30,15 +26,6 @@ class Course(State):
     moving = flag("the VM is to be moved")
     moved = flag("... and was")
     quiet = flag("nothing more will come")
-
-
-class Stamp(NamedTuple):
-    """One instant: host TSC (cycles), the host's BOOTTIME and the guest's kvmclock (ns), each vCPU's TSC offset."""
-
-    tsc: Any
-    boot_ns: Any
-    clock_ns: Any
-    offsets: tuple[Any, ...]
 
 
 class StoppingVmm:
@@ -67,36 +54,13 @@ class StoppingVmm:
         for i in self.vcpus:
             await self.stage.execute(api.Kick(0, i))
 
-    async def stamp(self) -> Stamp:
-        """With every vCPU out. kvmclock comes with a host TSC of its own: the others are reckoned back to it.
+    async def stamp(self) -> Any:
+        """With every vCPU out: an instant, and where the VM's clocks stand."""
+        return await self.stage.arch.stamp(self)
 
-        The offsets must be read now: after a TSC that began anew, KVM's own compensation is in them.
-        """
-        execute = self.stage.execute
-        offsets = tuple([await execute(api.GetTscOffset(0, i)) for i in self.vcpus])
-        clock = await execute(api.GetClock(0))
-        tsc, boot_ns, _ = await self.now()
-        if clock.flags & KVM_CLOCK_HOST_TSC:
-            boot_ns = boot_ns - (tsc - clock.host_tsc) * 1_000_000 // KHZ
-            tsc = clock.host_tsc
-        return Stamp(tsc, boot_ns, clock.clock_ns, offsets)
-
-    async def now(self) -> tuple[Any, Any, Any]:
-        """(host TSC, BOOTTIME, REALTIME), sandwiched: read apart from each other they are as far off as it is slow."""
-        machine = self.stage.machine
-        await cp("rdtsc, clock_gettime, rdtsc", until=machine.tasks_run)
-        boot_ns, tsc = machine.get_time_and_clockread()
-        return tsc, boot_ns, machine.ktime_get_real_ns()
-
-    async def put_back(self, stop: Stamp) -> Any:
-        """Every counter to where it was at the stamp, as of one reading of the host's; for how long it stood, ns."""
-        execute = self.stage.execute
-        tsc, boot_ns, realtime_ns = await self.now()
-        for i in self.vcpus:
-            await execute(api.SetTscOffset(0, i, u64(stop.offsets[i] + stop.tsc - tsc)))
-        # With a REALTIME the kernel moves the clock on by what has passed since the reading above.
-        await execute(api.SetClock(0, stop.clock_ns, KVM_CLOCK_REALTIME, realtime_ns))
-        return boot_ns - stop.boot_ns
+    async def put_back(self, stop: Any) -> Any:
+        """Every counter to where it was at the stamp; for how long it stood, ns."""
+        return await self.stage.arch.put_back(self, stop)
 
     def tell(self, hidden_ns: Any) -> None:
         page = self.page
@@ -104,7 +68,7 @@ class StoppingVmm:
         page.epoch = page.epoch + 1
         page.stores = page.stores + 1
         for i in self.vcpus:
-            interrupt(self.stage.vm.vcpus[i])
+            self.stage.arch.interrupt(self.stage.vm.vcpus[i])
 
     async def start_all(self) -> None:
         for i in self.vcpus:
@@ -139,7 +103,7 @@ class Gate(StoppingVmm):
     async def run(self) -> None:
         stage = self.stage
         course = stage.course
-        told: VmSuspend = stage.vm.suspend
+        told = stage.vm.suspend
 
         def due() -> bool:
             over = course.nights == len(stage.setting.nights) and not told.gate
@@ -156,25 +120,24 @@ class Gate(StoppingVmm):
             await self.start_all()
             stage.outcome.reached.add("the VMM adjusted")
 
-    async def through(self, told: VmSuspend) -> bool:
+    async def through(self, told: Any) -> bool:
         seq, sleeps = told.gates, len(self.stage.outcome.sleeps)
-        hidden_ns = await self.put_back(await self.stopped_at(told))
+        hidden_ns = await self.put_back(await self.stopped_at())
         await cp("the VMM acknowledges", until=lambda: told.over and self.stage.machine.tasks_run())
-        if not SuspendGate.acknowledged(self.stage.vm, seq):
+        if not self.stage.arch.acknowledged(self.stage.vm, seq):
             return False
         self.tell(hidden_ns)
         self.adjusted = sleeps
         return True
 
-    async def stopped_at(self, told: VmSuspend) -> Stamp:
-        offsets = tuple(vcpu.suspend_stop_offset for vcpu in self.stage.vm.vcpus)
-        return Stamp(told.stop_tsc, told.stop_base_ns, told.stop_clock_ns, offsets)
+    async def stopped_at(self) -> Any:
+        return self.stage.arch.stopped_at(self.stage.vm)
 
 
 class GateLateStamp(Gate):
     """The same, but the VMM stamps for itself when it is told: it may be frozen before it can (a negative control)."""
 
-    async def stopped_at(self, told: VmSuspend) -> Stamp:
+    async def stopped_at(self) -> Any:
         return await self.stamp()
 
 

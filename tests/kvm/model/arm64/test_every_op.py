@@ -26,7 +26,7 @@ from guestclock.machine import Arm64Spec
 
 KERNELS = [name for name in names("arm64") if not name.startswith("+")]
 OVERLAYS = [f"linux-6.12-arm64{name}" for name in names("arm64") if name.startswith("+")]
-WITH_PHYSICAL = ["linux-6.4-arm64", "linux-6.12-arm64", "linux-6.18-arm64"]
+WITH_PHYSICAL = ["linux-6.4-arm64", "linux-6.12-arm64", "linux-6.18-arm64", "linux-6.12-arm64+sleep-gate"]
 TIMERS, PVTIME = KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_PVTIME_CTRL
 VIRTUAL, PHYSICAL = 0, 1
 MEMORY = 0x4000_0000

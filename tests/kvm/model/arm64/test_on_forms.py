@@ -41,7 +41,8 @@ from guestclock.kvm.model.arm64 import KvmOptions
 from guestclock.machine import Arm64Spec
 
 KERNELS = [name for name in names("arm64") if not name.startswith("+")]
-OVERLAYS = [name for name in names("arm64") if name.startswith("+")]
+OVERLAYS = [name for name in names("arm64") if name.startswith("+") and name != "+sleep-gate"]
+"""After a sleep the gate stays closed until a VMM opens it: nobody does in these recipes."""
 HOSTS = {
     "vhe": Arm64Spec(),
     "nvhe": Arm64Spec(vhe=False),

@@ -10,7 +10,7 @@ from guestclock.abi.arm64 import (
     KVM_REG_ARM_TIMER_CTL,
     KVM_REG_ARM_TIMER_CVAL,
 )
-from guestclock.kvm.model.arm64 import attributes, offsets, soft_timer, sysregs, traps
+from guestclock.kvm.model.arm64 import attributes, offsets, sleep_gate, soft_timer, sysregs, traps
 from guestclock.kvm.model.arm64.profile import Profile
 
 LINUX_5_10 = Profile(
@@ -30,6 +30,7 @@ LINUX_5_10 = Profile(
     ptp_offset=offsets.cntvoff_of_this_vcpu,
     set_offset_attribute=attributes.no_offset_attributes,
     get_offset_attribute=attributes.no_offset_attribute,
+    suspend_time=sleep_gate.NotHeld,
     timer_regs=(KVM_REG_ARM_TIMER_CTL, KVM_REG_ARM_TIMER_CNT, KVM_REG_ARM_TIMER_CVAL),
     timer_offset_reg="",
     timer_irqs=2,

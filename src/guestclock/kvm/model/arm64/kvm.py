@@ -52,8 +52,12 @@ class Arm64Kvm(ModelKvm[VmTime, VcpuTime]):
         emit: Emit | None = None,
         options: KvmOptions | None = None,
     ) -> None:
-        self.host = KvmHost(machine, profile, scheduler, emit, options or KvmOptions())
+        self.host = host = KvmHost(machine, profile, scheduler, emit, options or KvmOptions())
         machine.tasks_frozen.append(self._tasks_frozen)  # setup: subscribers
+        suspend_time = profile.suspend_time
+        if suspend_time.holds:
+            machine.on_suspend_prepare.append(lambda: suspend_time.prepare(host))  # setup: subscribers
+            machine.on_suspend_post.append(lambda: suspend_time.post(host))  # setup: subscribers
 
     def _tasks_frozen(self) -> bool:
         """Whether the freezer has every thread: none is inside an ioctl."""

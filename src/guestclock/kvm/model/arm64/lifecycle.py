@@ -35,6 +35,7 @@ from guestclock.sim import Cell, cp
 def kvm_arch_init_vm(kvm: KvmHost) -> VmTime:
     """A new VM: no vCPU, no irqchip, both offsets 0 until a vCPU is made."""
     vm = VmTime(id=len(kvm.vms), kvm=kvm, voffset=Cell(), poffset=Cell())
+    kvm.profile.suspend_time.vm_created(vm)
     kvm.state.vms = (*kvm.vms, vm)
     return vm
 

@@ -1,14 +1,15 @@
-"""The overlays of arm64 kernels: what the series of 2021 proposed ("idempotent controls for migrating counter state").
+"""The overlays of arm64 kernels: what the series of 2021 proposed ("idempotent controls for migrating counter state"),
+and a gate of our own.
 
-Rules are as in the patches posted: v1 20210608214742, v2 20210716212629, v6 20210804085819, v8 20210916181510. None of
-them has VM-wide offsets, so each of them takes away what came with those in 6.3 and 6.4.
+The series' rules are as in the patches posted: v1 20210608214742, v2 20210716212629, v6 20210804085819,
+v8 20210916181510. None of them has VM-wide offsets, so each of them takes away what came with those in 6.3 and 6.4.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from guestclock.kvm.model.arm64 import attributes, offsets, traps
+from guestclock.kvm.model.arm64 import attributes, offsets, sleep_gate, traps
 from guestclock.kvm.model.arm64.kernels import LINUX_5_10
 from guestclock.kvm.model.overlay import Overlay, plain
 
@@ -72,6 +73,11 @@ OVERLAYS: dict[str, Overlay] = {
             "timer-offset-v8",
             "arm64, 2021 v8: as v6, but the register is only for a VMM that asks for it",
             **_V8,
+        ),
+        plain(
+            "sleep-gate",
+            "arm64, our own: after a sleep no vCPU enters before the VMM has acknowledged it (x86's suspend-gate)",
+            suspend_time=sleep_gate.SleepGate,
         ),
     )
 }

@@ -52,9 +52,11 @@ get_offset_attribute: Hook[Callable[[VcpuTime, int], int | None]] = Hook(
     "get_offset_attribute", "KVM_GET_DEVICE_ATTR of the same"
 )
 
+suspend_time: Hook[Any] = Hook("suspend_time", "whether vCPUs are held over a sleep of the host")
+
 HOOKS: tuple[Hook[Any], ...] = (
     context_offsets, creation_offsets, write_counter, timer_map, ptimer_cval, load_traps, entry_traps, soft_timer,
-    trapped_access, user_ctl, timer_offset, ptp_offset, set_offset_attribute, get_offset_attribute,
+    trapped_access, user_ctl, timer_offset, ptp_offset, set_offset_attribute, get_offset_attribute, suspend_time,
 )  # fmt: skip
 
 
@@ -84,6 +86,7 @@ class Profile(AnyProfile):
     ptp_offset: Callable[[VcpuTime, int], int]
     set_offset_attribute: SetOffset
     get_offset_attribute: Callable[[VcpuTime, int], int | None]
+    suspend_time: Any
 
     timer_regs: tuple[int, ...]
     timer_offset_reg: str

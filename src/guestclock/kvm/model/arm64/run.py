@@ -29,16 +29,24 @@ def must_leave(vcpu: VcpuTime) -> bool:
 async def enter_guest(vcpu: VcpuTime) -> bool:
     """Serves requests and enters. False: the thread goes back to userspace."""
     kvm: KvmHost = vcpu.vm.kvm
+    suspend_time = kvm.profile.suspend_time
+    held = suspend_time.holds
+
+    def may_try() -> bool:
+        return not suspend_time.barred(vcpu) or vcpu.preempted or must_leave(vcpu)
+
     while True:
         if vcpu.req_record_steal:
             vcpu.req_record_steal = False
             kvm_update_stolen_time(vcpu)
-        await cp("VM entry")
+        await cp("VM entry", until=may_try if held else None)
         if vcpu.preempted:
             await scheduled_out(vcpu)
             continue
         if must_leave(vcpu):
             return False
+        if held and suspend_time.barred(vcpu):
+            continue  # closed since the guard was true: schedulers may take time between that and this step
         take_timer_interrupts(vcpu)
         if lines_changed(vcpu):
             return False
@@ -51,6 +59,7 @@ def exit_guest(vcpu: VcpuTime) -> None:
     """After each VM exit."""
     vcpu.in_guest = False
     vcpu.ipi = False
+    vcpu.vm.kvm.profile.suspend_time.exited(vcpu)
     if not vcpu.vm.vgic and vcpu.enabled and not kvm_timer_should_fire(vtimer(vcpu)):
         kvm_timer_update_irq(vtimer(vcpu), False)  # kvm_timer_sync_user()
     if vcpu.is_hyp and not vcpu.vm.kvm.ecv:

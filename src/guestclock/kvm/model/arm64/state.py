@@ -58,6 +58,7 @@ class VmTime(State):
     vgic = flag("an in-kernel irqchip, initialised")
     kvm: Any = ref("the KVM it belongs to (model.arm64.host.KvmHost)")
     vcpus: tuple[VcpuTime, ...] = ref("a vCPU is entered when it is published", ())
+    suspend: Any = ref("sleep_gate.VmSleep where an overlay holds the VM's vCPUs over a sleep of the host, else None")
     pages: Mapping[int, StolenTimePage] = ref("stolen-time records in guest memory, by IPA", _NONE)
 
 
@@ -119,6 +120,8 @@ class VcpuTime(State):
     preempted_ns = integer("for how long")
     vtimer_level = flag("KVM_ARM_DEV_EL1_VTIMER in kvm_run: the level that userspace was told, without an irqchip")
     ptimer_level = flag("KVM_ARM_DEV_EL1_PTIMER in kvm_run")
+
+    suspend_irq = flag("an interrupt by which the VMM tells of a sleep of the host is pending in the vGIC")
 
     is_hyp = flag("a guest hypervisor at its EL2; cleared while its own guest runs, and of other guests")
     vm: Any = ref("its VmTime")
