@@ -1,4 +1,4 @@
-"""The commands about real kernels in the lab: setup, compare, agree, migrate, linux-guest."""
+"""The commands about real kernels in the lab: setup, compare, agree, migrate, linux-guest, race."""
 
 from __future__ import annotations
 
@@ -308,3 +308,50 @@ def linux_guest(
             report.page(shown, one)
         report.legend(shown)
     raise typer.Exit(0 if all(one.agrees for one in judged) else DIFFERENT_STATUS)
+
+
+@lab_app.command()
+def race(
+    where: Annotated[
+        str, typer.Argument(help="A lab's kernel, as 6.12, or with its CPU as 6.12:cortex-a72.", metavar="KERNEL[:CPU]")
+    ] = "6.12",
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="x86 (the default) or arm64; a CPU says it too.", metavar="ARCH")
+    ] = None,
+    vmm: Annotated[
+        list[str] | None,
+        typer.Option("--vmm", help="asked, looks or told. May be repeated. Without it: all three.", metavar="VMM"),
+    ] = None,
+    sleeps: Annotated[int, typer.Option("--sleeps", help="How often the host sleeps (40).", metavar="N")] = 40,
+    away: Annotated[str, typer.Option("--away", help="Each time so long (10 s).", metavar="T")] = "10 s",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """A host sleeps, at any moment, while a vCPU's thread goes in and out of KVM_RUN: does the guest see it?
+
+    Three VMMs take the sleep out of their guest's clocks: one is asked before, one looks before each KVM_RUN, one is
+    told afterwards. Where a thread is held is for the kernel's own freezer to say. Exits 0 where the guest of the one
+    that is asked never ran before its clocks were right, 1 where it did, 2 for bad input.
+    """
+    import sys
+
+    from guestclock.errors import UserError
+    from guestclock.lab.race import VMMS
+    from guestclock.lab.race import race as run_race
+    from guestclock.report import race as report
+    from guestclock.runs.on import parse_on
+    from guestclock.scenario.quantity import Duration
+
+    try:
+        away_ns = Duration.parse(away, {}).literal
+    except ValueError as error:
+        raise UserError(f"--away: {error}") from None
+    on = parse_on(f"lab:{where}")
+    host = "arm64" if _arch_of(arch, on.cpu) == "arm64" else "x86"
+    asked = list(dict.fromkeys(vmm or VMMS))
+    with progress_line() as progress:
+        raced = run_race(on.lab, arch=host, cpu=on.cpu, vmms=asked, sleeps=sleeps, away_ns=away_ns, progress=progress)
+    if json:
+        report.write(f"lab:{where}", away_ns, raced, sys.stdout)
+    else:
+        report.page(console(), f"lab:{where}", away_ns, raced)
+    raise typer.Exit(0 if report.keeps(raced) else DIFFERENT_STATUS)

@@ -94,10 +94,12 @@ def run(program: dict[str, Any], emit: Emit) -> None:
         importlib.import_module("guestclock.kvm.device.bench").run_bench(program, emit)
     elif name == "clocks":
         importlib.import_module("guestclock.lab.inside_clocks").run_clocks(program, emit)
+    elif name == "race":
+        importlib.import_module("guestclock.lab.inside_race").run_race(program, emit)
     elif name == "linux-guest":
         importlib.import_module("guestclock.lab.inside_guest").run(program, emit)  # there where `linux_guest` put it
     else:
-        known = "bench, classify, clocks, half, linux-guest, probe, script, steps"
+        known = "bench, classify, clocks, half, linux-guest, probe, race, script, steps"
         raise ValueError(f"lab: unknown program {name!r} (known: {known})")
 
 

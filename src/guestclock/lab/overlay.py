@@ -21,7 +21,8 @@ from guestclock.lab.tools import PARTIAL, remove, workplace
 
 PACKAGE = Path(guestclock.__file__).parent
 INSIDE = (
-    "lab/inside.py", "lab/inside_x86.py", "lab/inside_arm64.py", "lab/inside_clocks.py", "kvm/device", "vmm", "inspect",
+    "lab/inside.py", "lab/inside_x86.py", "lab/inside_arm64.py", "lab/inside_clocks.py", "lab/inside_race.py",
+    "kvm/device", "vmm", "inspect",
 )  # fmt: skip
 """What may be asked for inside, where it exists. What these import of guestclock comes with them."""
 
