@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from guestclock.explore.search import Search
-from guestclock.explore.world import Bounds
+from guestclock.explore.world import Bounds, World
+from guestclock.sim import cp
 
 from . import programs
 from .orders import Trace, shown, trace_of, traces
 from .search import worst_of
-from .toy import TOYS, Toy
+from .toy import TOYS, Cells, Toy
 
 
 @pytest.mark.parametrize("toy", TOYS, ids=lambda t: t.name)
@@ -146,3 +147,25 @@ def test_a_search_that_was_interrupted_and_written_down_goes_on(toy: Toy, every:
 def test_bounds_of_single_actors():
     bounds = Bounds(horizon=1000, delay=10, section=1, delays=(("slow", 500),))
     assert (bounds.of("slow"), bounds.of("other")) == (500, 10)
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["looks", "compares"])
+def test_an_onlooker_that_compares_unknown_times_hides_no_race(asks: bool):
+    """It is asked after the step: what that wrote itself was once taken for its cause, and its races for none."""
+
+    def build(world: World) -> Cells:
+        cells = Cells()
+
+        async def writer(n: int) -> None:
+            await cp("write")
+            cells.a = n * world.read_ps()
+
+        for n in (1, 2):
+            world.spawn(f"{n}", writer(n))
+        world.after_step(lambda number: asks and bool(cells.a < 400))
+        return cells
+
+    search = Search(build, Bounds(horizon=1000, delay=500, section=1))
+    orders = set()
+    search.run(lambda run: orders.add(tuple(e.actor for e in run.events if e.label == "write")))
+    assert orders == {("1", "2"), ("2", "1")}

@@ -350,6 +350,8 @@ class Run:
         """Brings the current event's past up to what it has touched so far."""
         event = self.current
         assert event is not None
+        if event.number < len(self.events):
+            return  # it is over, and an onlooker asks: what it wrote itself by now is none of its causes
         before = event.before
         for cell in event.reads:
             last = self._last_write.get(cell)
