@@ -83,7 +83,8 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class Design:
     """One proposal. cases: made when they are asked for. source: where it is from. broken: a negative control, left out
-    of the table unless it is named.
+    of the table unless it is named. named: makes a case that is not among them from its name, which says what it is;
+    None: the name says nothing. It may raise UserError.
     """
 
     name: str
@@ -91,17 +92,22 @@ class Design:
     source: str
     cases: Callable[[], Sequence[Case]]
     broken: bool = False
+    named: Callable[[str], Case | None] = lambda name: None
 
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A protocol with its designs, and the invariants that it is asked about. bounds: in words, for the reader."""
+    """A protocol with its designs, and the invariants that it is asked about. bounds: in words, for the reader.
+
+    own: which cases one can name besides those listed, in words; "": none.
+    """
 
     name: str
     about: str
     designs: tuple[Design, ...]
     invariants: tuple[Question, ...]
     bounds: str
+    own: str = ""
 
     def design(self, name: str) -> Design:
         """Raises UserError for one that is not there."""
@@ -112,10 +118,18 @@ class Thread:
 
     def case(self, design: str, name: str) -> Case:
         """Raises UserError for one that is not there."""
-        known = {case.name: case for case in self.design(design).cases()}
-        if name not in known:
-            raise UserError(f"{self.name}: --case: {design} has no {name!r}{_meant(name, known)}")
-        return known[name]
+        found = self.find(design, name)
+        if found is None:
+            known = [case.name for case in self.design(design).cases()]
+            own = f", or {self.own}" if self.own else ""
+            raise UserError(f"{self.name}: --case: {design} has no {name!r}{_meant(name, known)}{own}")
+        return found
+
+    def find(self, design: str, name: str) -> Case | None:
+        """A case that is listed, or one that its name describes."""
+        of = self.design(design)
+        listed = {case.name: case for case in of.cases()}
+        return listed[name] if name in listed else of.named(name)
 
     def asked(self, case: Case, properties: Sequence[str] = ()) -> tuple[Question, ...]:
         """The invariants asked of a case. Raises UserError for a property that the thread does not have."""

@@ -26,7 +26,10 @@ from guestclock.report.numbers import clock_value, counted, duration, grouped
 def chosen(of: Thread, designs: Sequence[str], cases: Sequence[str]) -> list[tuple[Design, Case]]:
     """What is to be checked. Raises UserError for a design or a case that is not there."""
     wanted = [of.design(name) for name in designs] or [d for d in of.designs if not d.broken]
-    found = [(d, c) for d in wanted for c in d.cases() if not cases or c.name in cases]
+    if not cases:
+        return [(design, case) for design in wanted for case in design.cases()]
+    made = [(design, of.find(design.name, name)) for design in wanted for name in dict.fromkeys(cases)]
+    found = [(design, case) for design, case in made if case is not None]
     for name in cases:
         if not any(c.name == name for _, c in found):
             of.case(wanted[0].name, name)
@@ -114,7 +117,7 @@ def lines(
 
 
 def table_lines(of: Thread, rows: Any, width: int) -> Iterator[Line]:
-    """A row per invariant, a column per design; as many columns beside each other as fit."""
+    """A row per invariant that was asked, a column per design; as many columns beside each other as fit."""
     names = list(rows)
     shown = {name: {i: cell(c) for i, c in rows[name].items()} for name in names}
     widths = [max([len(name), *map(len, shown[name].values())]) + 2 for name in names]
@@ -130,6 +133,8 @@ def table_lines(of: Thread, rows: Any, width: int) -> Iterator[Line]:
             yield "", ""
         yield f"{'':<{left}}{''.join(f'{name:<{w}}' for name, w in part)}".rstrip(), "bold"
         for question in of.invariants:
+            if all(row[question.name].verdict is None for row in rows.values()):
+                continue
             statuses = {rows[name][question.name].status for name, _ in part}
             style = next((STYLES[s] for s in (VIOLATED, UNDECIDED) if s in statuses), "")
             row = "".join(f"{shown[name][question.name]:<{w}}" for name, w in part)

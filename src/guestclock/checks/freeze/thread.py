@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from guestclock.checks.freeze.nested import T_L2, Family
 from guestclock.checks.freeze.nested_clocks import Nesting
 from guestclock.checks.freeze.protocol import Protocol
 from guestclock.checks.protocol import Case, Design, Thread
+from guestclock.errors import UserError
 from guestclock.guest.freeze import AS_WRITTEN, AT_STOP, NOWHERE, RUN, SAME_HOST, STOP
 from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
 
@@ -33,6 +35,9 @@ PAIRS = (
     (2_999_999, 3_299_998), (2_400_000, 2_900_000), (2_000_003, 2_500_001), (1_000_000, 1_250_000),
 )  # fmt: skip
 """Frequencies in kHz, before and after: 0.8 to 1.25, odd ones among them."""
+
+FREQUENCIES_KHZ = range(100_000, 10_000_001)
+"""Of a case that somebody names."""
 
 READERS = (
     ("vdso", "syscall"), ("syscall", "vdso"), ("fast", "vdso"), ("vdso", "fast"), ("nmi", "vdso"), ("vdso", "nmi"),
@@ -277,8 +282,24 @@ _CONTROLS = (
 )  # fmt: skip
 
 
-def _design(name: str, about: str, source: str, *cases: Callable[[], Sequence[Case]]) -> Design:
-    return Design(name, about, source, lambda: [case for made in cases for case in made()])
+def _design(
+    name: str, about: str, source: str, *cases: Callable[[], Sequence[Case]], moves: Protocol, continuous: bool = False
+) -> Design:
+    """moves: what a case is of that is named by its two frequencies."""
+
+    def named(case: str) -> Case | None:
+        pair = re.fullmatch(r"([0-9]+)-([0-9]+)", case)
+        if pair is None:
+            return None
+        source_khz, target_khz = int(pair[1]), int(pair[2])
+        for khz in (source_khz, target_khz):
+            if khz not in FREQUENCIES_KHZ:
+                raise UserError(
+                    f"--case {case}: {khz} kHz: expected {FREQUENCIES_KHZ.start} to {FREQUENCIES_KHZ.stop - 1} kHz"
+                )
+        return clock_cases(moves, pairs=[(source_khz, target_khz)], continuous=continuous)[0]
+
+    return Design(name, about, source, lambda: [case for made in cases for case in made()], named=named)
 
 
 FEW = PAIRS[::5]
@@ -291,23 +312,25 @@ THREAD = Thread(
         _design(
             "as-written", "the mail's eleven steps, word for word", MAIL,
             lambda: clock_cases(WRITTEN, pairs=FEW), lambda: fault_cases(WRITTEN, tuple(SINGLE_FAULTS)),
+            moves=WRITTEN,
         ),
         _design(
             "as-written-v0-first", "the same, but the handler's vCPU runs alone at first (failures: as-written)", MAIL,
-            lambda: clock_cases(WRITTEN_V0_FIRST, pairs=FEW),
+            lambda: clock_cases(WRITTEN_V0_FIRST, pairs=FEW), moves=WRITTEN_V0_FIRST,
         ),
         _design(
             "corrected-gate", "NMIs are held back and drained, the old epoch is closed at the stop, V0 runs first",
-            "analysis of the mail", lambda: clock_cases(GATE), lambda: fault_cases(GATE), nested_cases,
+            "analysis of the mail", lambda: clock_cases(GATE), lambda: fault_cases(GATE), nested_cases, moves=GATE,
         ),
         _design(
             "corrected-going-on", "the same where the host makes the counter go on (failures: corrected-gate)",
             "analysis of the mail", lambda: clock_cases(GOING_ON, continuous=True),
+            moves=GOING_ON, continuous=True,
         ),
         _design(
             "corrected-halted", "no gate: fast timekeepers are halted, the vDSO is blocked (failures: corrected-gate)",
             "analysis of the mail", lambda: clock_cases(HALTED),
-            lambda: fault_cases(HALTED, ("nothing-fails", "nmi-never-ends")),
+            lambda: fault_cases(HALTED, ("nothing-fails", "nmi-never-ends")), moves=HALTED,
         ),
         Design(
             "clock-snapshot", "L2's page is made from a snapshot of L1's clock, a linear transformation of the TSC",
@@ -318,4 +341,5 @@ THREAD = Thread(
     (*CLOCK_QUESTIONS, *FAULT_QUESTIONS, *NESTED_QUESTIONS),
     "clocks: 1 ms between the VMM's steps, 10 us between the handler's, 2 s away, any TSC on the target; failures: 1 s "
     f"between steps, time-outs of {faults.T_NMI} to {faults.T_LOAD} ms",
+    own="two frequencies in kHz, as 2893437-3100004",
 )  # fmt: skip
