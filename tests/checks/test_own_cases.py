@@ -16,7 +16,9 @@ from guestclock.errors import UserError
 FREEZE = "threads/2017-freeze"
 
 
-@pytest.mark.parametrize("pair", ["2893437-3100004", "999983-1200007", "3500000-2200001"])
+@pytest.mark.parametrize(
+    "pair", ["2893437-3100004", "999983-1200007", "3500000-2800001", "1844602-2014376", "807444-999253"]
+)
 def test_frequencies_that_nobody_listed_are_a_case(pair: str) -> None:
     of = thread(FREEZE)
     held = {v.property: v for v in check_case(of, "corrected-gate", pair).verdicts}

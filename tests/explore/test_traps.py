@@ -214,3 +214,28 @@ def test_a_scaled_counter_does_not_run_backwards():
     assert found.tally.forks == 0
     assert found.upper is not None
     assert float(found.upper) == pytest.approx(307 * 15 / 8, abs=2)
+
+
+@pytest.mark.parametrize("shifts", [(23, 24), (24, 23)], ids=["finer", "coarser"])
+def test_a_count_whose_shift_changes_does_not_run_backwards(shifts: tuple[int, int]):
+    """A timekeeper's nanoseconds, shifted by its clocksource's shift, are moved to that of another and read again."""
+    one, other = shifts
+
+    def build(world: World) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        async def reader() -> None:
+            shifted = world.read_ps() * ((1 << one) // 3)
+            moved = shifted << other - one if other > one else shifted >> one - other
+            first = shifted >> one
+            await cp("again")
+            began = world.read_ps()
+            await cp("and again")
+            second = (moved + (world.read_ps() - began) * ((1 << other) // 7)) >> other
+            seen["back"] = first - second
+
+        world.spawn("reader", reader())
+        return seen
+
+    found = worst_of(build, Bounds(horizon=10**9, delay=10**6, section=1000), lambda seen: seen["back"])
+    assert found.upper == 0

@@ -137,13 +137,20 @@ class Judge:
         return lo, hi
 
     def _partner(self, stack: list[tuple[Symbol, int]], symbol: Symbol, c: int) -> int | None:
-        """Who of those that wait goes with a symbol: the latest of the other sign, with a floor one by its divisor."""
+        """Who of those that wait goes with a symbol: the latest of the other sign; with a floor one of the same
+        divisor, else of a multiple or a part of it.
+        """
         floor = self.floors.get(symbol)
+        also: int | None = None
         for k in range(len(stack) - 1, -1, -1):
             other, d = stack[k]
-            if (d > 0) != (c > 0) and (floor is None or self.floors[other][1] == floor[1]):
+            if (d > 0) == (c > 0):
+                continue
+            if floor is None or self.floors[other][1] == floor[1]:
                 return k
-        return None
+            if also is None and _divides(self.floors[other][1], floor[1]):
+                also = k
+        return also
 
     def _place(self, symbol: Symbol) -> int:
         """Where a symbol stands in the order of events: a floor where the latest time in its argument does."""
@@ -162,11 +169,12 @@ class Judge:
         if of_x is None and of_y is None:
             least = self.context.upper(y, x, self._exact)
             return None if least is None else -least, self.context.upper(x, y, self._exact)
-        if of_x is None or of_y is None or of_x[1] != of_y[1]:
+        if of_x is None or of_y is None or not _divides(of_x[1], of_y[1]):
             return None, None
-        apart: Value = of_x[0] - of_y[0]
+        whole = max(of_x[1], of_y[1])  # floor(a / n) is floor(2 a / 2 n): a clocksource's shift may change by one
+        apart: Value = of_x[0] * (whole // of_x[1]) - of_y[0] * (whole // of_y[1])
         lo, hi = (apart, apart) if type(apart) is int else self.bounds(apart)  # type: ignore[arg-type]
-        return lo // of_x[1], -(-hi // of_x[1])
+        return lo // whole, -(-hi // whole)
 
     def settle(self, form: Form, lo: int | None, hi: int | None) -> None:
         """Remembers lo <= form <= hi for every multiple and shift of it."""
@@ -232,7 +240,10 @@ class Judge:
         return wrapped
 
     def floor(self, form: Form, divisor: int) -> Value:
-        whole = form.den * divisor
+        return self._floor(form, form.den * divisor)
+
+    def _floor(self, form: Form, whole: int) -> Value:
+        """Of what form has above its denominator, divided by `whole`."""
         out: Value = form.const // whole
         rest: dict[Symbol, int] = {}
         for symbol, c in form.terms.items():
@@ -247,6 +258,10 @@ class Judge:
         lo, hi = self.bounds(argument)
         if lo // whole == hi // whole:
             return out + lo // whole
+        inner = self._inner(argument) if _is_power_of_two(whole) else None
+        if inner is not None:
+            within, n = self.floors[inner]
+            return out + self._floor(within + (argument - Form.of(inner)) * n, n * whole)
         name = self.names.name((whole, argument.key()))
         # By what its symbols can be at all: whoever meets it next may know less of the order than this step does. And
         # said again by whoever computes it: in another order this step may be the first.
@@ -254,6 +269,13 @@ class Judge:
         self.name_floor(name, argument, whole, (lo // whole, hi // whole))
         quotient: Value = Form.of(name) + out
         return quotient
+
+    def _inner(self, argument: Form) -> Symbol | None:
+        """A shift in a shift's argument that need not be there: floor((floor(x / n) + y) / m) is
+        floor((x + n y) / (n m)). Not so of other divisions: of x - n floor(x / n) a program knows more than of n parts.
+        """
+        found = [symbol for symbol, c in argument.terms.items() if c == 1 and symbol in self.floors]
+        return found[0] if len(found) == 1 and _is_power_of_two(self.floors[found[0]][1]) else None
 
     def _range(self, symbol: Symbol) -> Interval:
         """Where a symbol lies by all that is known here: a floor also where its argument does."""
@@ -296,6 +318,14 @@ class Judge:
         label = self.context.fork(outcomes)
         self.branches += dict(outcomes)[label]
         return label
+
+
+def _divides(one: int, other: int) -> bool:
+    return one == other or max(one, other) % min(one, other) == 0
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n & (n - 1) == 0
 
 
 def _narrowed(lo: int, hi: int, known: tuple[int | None, int | None], g: int, const: int) -> Interval:
