@@ -59,6 +59,15 @@ def preemption_timer_cycles(
     return delta
 
 
+def preemption_timer_left(hv_deadline_tsc: int, host_tsc: int, multi: int) -> int:
+    """vmx_update_hv_timer(): what an entry writes into the timer, units of 2^multi host cycles, u32; 0 fires at once.
+
+    hv_deadline_tsc: the host TSC at which it shall fire, as it was when it was armed: no write of the guest's offset
+    changes it, and a load only on another CPU. A host TSC that has begun anew is far behind it.
+    """
+    return u32((hv_deadline_tsc - host_tsc) >> multi) if hv_deadline_tsc > host_tsc else 0
+
+
 def adjusted_advance_ns(advance_ns: int, late_cycles: int, virtual_tsc_khz: int) -> int:
     """adjust_lapic_timer_advance(): the next lapic_timer_advance_ns after the timer came so many guest cycles late.
 

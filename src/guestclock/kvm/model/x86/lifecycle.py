@@ -73,6 +73,7 @@ async def create_vcpu(vm: VmTime) -> VcpuTime:
         vcpu_load(vcpu)
         await profile.creation_tsc(vcpu)
         vcpu_put(vcpu)
+    profile.suspend_time.vcpu_has_tsc(vcpu)
     profile.vcpu_created(vcpu)
     vcpu.mutex = False
     vm.ioctls -= 1

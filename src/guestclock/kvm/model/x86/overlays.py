@@ -130,6 +130,11 @@ OVERLAYS: dict[str, Overlay] = {
         plain("suspend-v2", "virtual suspend time injection as posted in August 2021", suspend_time=suspend.SuspendV2),
         plain("suspend-v3", "virtual suspend time injection as posted in October 2021", suspend_time=suspend.SuspendV3),
         plain(
+            "suspend-v3-cached",
+            "suspend-v3, whose store into guest memory is two steps: the cached address, and the store",
+            suspend_time=suspend.SuspendV3Cached,
+        ),
+        plain(
             "suspend-corrected",
             "our own: every clock of a VM stands still from its last exit before a sleep, and its guest is told",
             suspend_time=suspend_corrected.SuspendCorrected,

@@ -111,24 +111,30 @@ def emulated_in_place(vcpu: VcpuTime, index: int) -> None:
         exit_guest(vcpu)
 
 
+async def kvm_run(vcpu: VcpuTime) -> None:
+    """One KVM_RUN: the mutex is taken already, and kept. The guest spins, so it leaves only if it is forced."""
+    kvm: KvmHost = vcpu.vm.kvm
+    tasks_run = kvm.machine.tasks_run
+    vcpu_load(vcpu)
+    while await enter_guest(vcpu):
+        await cp("in the guest", until=lambda: vcpu.ipi or vcpu.kicked or not tasks_run())
+        exit_guest(vcpu)
+        if vcpu.on_cpu != vcpu.affinity:
+            vcpu_put(vcpu)
+            vcpu_load(vcpu)
+        if vcpu.kicked or not tasks_run():
+            break
+    vcpu_put(vcpu)
+
+
 async def thread(vcpu: VcpuTime) -> None:
-    """The vCPU's thread from Start to Kick: the mutex is taken already. The guest spins, so it leaves only if forced.
+    """The vCPU's thread from Start to Kick: the mutex is taken already.
 
     The freezer before a sleep of the host throws it out to userspace; thawed, it comes back.
     """
-    kvm: KvmHost = vcpu.vm.kvm
-    tasks_run = kvm.machine.tasks_run
+    tasks_run = vcpu.vm.kvm.machine.tasks_run
     while not vcpu.kicked:
-        vcpu_load(vcpu)
-        while await enter_guest(vcpu):
-            await cp("in the guest", until=lambda: vcpu.ipi or vcpu.kicked or not tasks_run())
-            exit_guest(vcpu)
-            if vcpu.on_cpu != vcpu.affinity:
-                vcpu_put(vcpu)
-                vcpu_load(vcpu)
-            if vcpu.kicked or not tasks_run():
-                break
-        vcpu_put(vcpu)
+        await kvm_run(vcpu)
         if not tasks_run():
             unlock(vcpu)
             await cp("frozen", until=tasks_run)

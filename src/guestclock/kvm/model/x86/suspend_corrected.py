@@ -30,7 +30,10 @@ class _Gated(NotTold):
         vm.suspend = VmSuspend()
 
     @classmethod
-    def vcpu_created(cls, vcpu: VcpuTime) -> None:
+    def vcpu_has_tsc(cls, vcpu: VcpuTime) -> None:
+        """Its TSC is the generation's, as of now. A stop that was taken from it between that one's making and now is in
+        the generation's offset; one that is still to be taken finds the vCPU in the list.
+        """
         told: VmSuspend = vcpu.vm.suspend
         vcpu.suspend_epoch = told.epoch
 
@@ -117,7 +120,7 @@ class SuspendCorrected(_Gated):
     @classmethod
     def wanted(cls, vm: VmTime) -> bool:
         told: VmSuspend = vm.suspend
-        return told.page is not None
+        return told.asked or told.page is not None
 
     @classmethod
     def set_msr(cls, vcpu: VcpuTime, data: int, *, by_host: bool) -> bool:
