@@ -94,6 +94,10 @@ class Architecture(ABC):
         """Whether the vCPU has nothing to do."""
         return False
 
+    def spins(self, vcpu: Any) -> bool:
+        """Whether its thread is in KVM_RUN, is not let in, and tries again and again."""
+        return False
+
     # ---- the VMM
 
     @abstractmethod

@@ -26,7 +26,8 @@ STEP_NS, SECTION_NS = 50 * MS, 10_000
 class Night:
     """One sleep of the host. least_ns, most_ns: how long; tsc, kind, aborted_at: as machine.Machine.sleep has them.
 
-    rtc_error_ns: by how much the host may believe it longer or shorter than it was.
+    rtc_error_ns: by how much the host may believe it longer or shorter than it was. sync_ns: a hibernation writes files
+    to disk for up to so long, between the first notifier and the freezer.
     """
 
     least_ns: int = 600 * S
@@ -35,6 +36,7 @@ class Night:
     kind: str = "s3"
     aborted_at: str = ""
     rtc_error_ns: int = 0
+    sync_ns: int = 0
 
 
 @cache
@@ -49,16 +51,20 @@ class Setting:
 
     kernel: of the host. handler: the guest's (guest.suspend_time). vmm: what the VMM does about a sleep: "" (nothing),
     "inhibitor", "gate", "gate-late-stamp", "detect", "guest-first". clock: the guest's clocksource.
-    vcpus: at the start. hotplug: one more is plugged in: "after" the first sleep, or "around" it. registers: the guest
-    asks to be told at "boot", or "late", after the first sleep. halted: vCPUs that have nothing to do. apic_off: vCPUs
-    whose local APIC is off until the sleep is over. uninformed: the host sleeps without asking anybody (echo mem >
-    /sys/power/state).
+    vcpus: at the start. hotplug: one more is plugged in: "after" the first sleep, or "around" it, as soon as KVM has
+    heard of it. registers: the guest asks to be told at "boot", or "late", after the first sleep. halted: vCPUs that
+    have nothing to do. apic_off: vCPUs whose local APIC is off until the sleep is over. uninformed: the host sleeps
+    without asking anybody (echo mem > /sys/power/state).
     reboots: after the first sleep the guest's kernel is another one, which registers if `reboot_registers`.
     guest_asleep: the guest has suspended itself before the host does, and wakes after it. moved: after the first sleep
     the VM goes to another host by MSRs and memory. paused: this vCPU is started only after all sleeps. looks: the VMM
-    reads the vCPUs' clocks after the sleep. twice: the interrupt comes twice. mono_is_boot: the guest's MONOTONIC is
-    its BOOTTIME. khz: the guest's, 0: the host's. page: the guest has kvmclock pages although it counts by its TSC.
-    delay_ns: of the handler, beyond interrupts that are off.
+    reads the vCPUs' clocks after the sleep. twice: the interrupt comes twice. ignores: the guest never takes it. anew:
+    after the sleep another vCPU gives KVM another record, and takes the old one's memory back. exits: vCPU 0 leaves for
+    the VMM as soon as KVM has heard of the sleep ("detect"). interrupted: an interrupt of the host's throws the vCPUs
+    out as soon as KVM has heard of it. hides: the VMM asks KVM to hide the sleep, whatever its guest is
+    (+suspend-corrected). mono_is_boot: the guest's MONOTONIC is its BOOTTIME. khz: the guest's, 0: the host's; scaling:
+    how that is made, "svm" or "vmx". page: the guest has kvmclock pages although it counts by its TSC. delay_ns: of the
+    handler, beyond interrupts that are off.
     """
 
     kernel: str = "linux-6.12"
@@ -79,8 +85,14 @@ class Setting:
     paused: int = -1
     looks: bool = False
     twice: bool = False
+    ignores: bool = False
+    anew: bool = False
+    exits: bool = False
+    interrupted: bool = False
+    hides: bool = False
     mono_is_boot: bool = False
     khz: int = 0
+    scaling: str = "svm"
     page: bool = False
     delay_ns: int = 0
 
@@ -116,7 +128,7 @@ class Setting:
         handler = self.units(IRQS_OFF_NS + self.delay_ns)
         delays = [(f"vCPU {i} interrupts", handler) for i in range(self.most_vcpus)]
         delays += [("ticks", self.units(TICK_NS))]
-        horizon = sum(night.most_ns for night in self.nights) + 400 * STEP_NS + 10 * self.delay_ns
+        horizon = sum(night.most_ns + night.sync_ns for night in self.nights) + 400 * STEP_NS + 10 * self.delay_ns
         return Bounds(
             horizon=self.units(horizon), delay=self.units(STEP_NS), section=self.units(SECTION_NS),
             delays=tuple(delays), ps=(10**9, self.host_khz),
@@ -129,7 +141,7 @@ class Outcome:
 
     arch: of its host (checks.suspend.architecture), machine: that host.
     sleeps: (symbol of the last host clock read before, of the first after), each. errors: the host's error in each, ns.
-    looked: what the VMM read of vCPUs' clocks after a sleep, and which.
+    looked: what the VMM read of vCPUs' clocks after a sleep, and which. spins: when vCPUs' threads went round in vain.
     """
 
     setting: Setting
@@ -139,6 +151,7 @@ class Outcome:
     machine: Any = None
     kvm: Any = None
     tracker: Any = None
+    spins: Any = None
     sleeps: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Any] = field(default_factory=list)
     looked: list[Any] = field(default_factory=list)

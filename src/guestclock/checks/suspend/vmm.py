@@ -20,6 +20,7 @@ class Course(State):
 
     alive = flag("the guest runs")
     asked = integer("sleeps that were announced to who inhibits them")
+    prepared = flag("KVM has heard that the host is about to sleep")
     agreed = integer("sleeps that the inhibitor has agreed to")
     slept = integer("sleeps that are over, or were aborted")
     nights = integer("... and all that came with them")
@@ -49,6 +50,13 @@ class StoppingVmm:
 
     async def night(self, number: int) -> None:
         raise NotImplementedError
+
+    async def plugs(self) -> None:
+        """Before it makes one more vCPU."""
+
+    async def start(self, i: int) -> None:
+        """vCPU i runs from now on."""
+        await self.stage.execute(api.Start(self.stage.vm.id, i))
 
     async def out(self) -> None:
         for i in self.vcpus:

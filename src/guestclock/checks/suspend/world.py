@@ -6,17 +6,19 @@ handler of interrupts per vCPU, its ticks, its own suspend. Readers need not act
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from guestclock.checks.suspend.architectures import architecture
+from guestclock.checks.suspend.detect import Detect
 from guestclock.checks.suspend.setting import TICK_NS, TICKED_NS, Outcome, S, Setting
+from guestclock.checks.suspend.spin import Spins
 from guestclock.checks.suspend.views import Tracker
 from guestclock.checks.suspend.vmm import VMMS, Course
 from guestclock.explore.world import Between, World
 from guestclock.guest.suspend_time import GuestLinux, GuestTimekeeper
 from guestclock.kvm import api
-from guestclock.sim import PS_PER_NS, cp
+from guestclock.sim import PS_PER_NS, Checkpoint, cp
 
 GPA = 0x5000
 
@@ -35,9 +37,12 @@ class Stage:
         self.ticked_at_exit = 0
         self.offset: Any = 0
         """The counter offset that the VMM has set, where it sets one for the whole VM (arm64), ticks."""
-        self.vmm = VMMS[setting.vmm](self) if setting.vmm else None
+        self.vmm = {**VMMS, "detect": Detect}[setting.vmm](self) if setting.vmm else None
         outcome.tracker = Tracker(outcome, self.applied)
+        outcome.spins = Spins(outcome)
         machine.before_sleep = self.last_tick
+        machine.on_suspend_prepare.append(self.prepared)  # setup: subscribers
+        machine.on_suspend_prepare.append(self.sync)  # setup: subscribers
         world.spawn("VMM", self.run_vmm())
         world.spawn("host", self.run_host())
 
@@ -68,7 +73,7 @@ class Stage:
             await cp("the host has slept", until=lambda: course.nights >= 1)
             await self.plug_in()
         elif setting.hotplug == "around":
-            await cp("the host is about to sleep", until=lambda: course.asked >= 1)
+            await cp("the host is about to sleep", until=lambda: course.prepared)
             await self.plug_in()
         if setting.paused >= 0:
             await cp("the paused vCPU goes on", until=lambda: course.nights == len(setting.nights))
@@ -86,6 +91,8 @@ class Stage:
     async def boot(self) -> None:
         setting = self.setting
         vm = await self.execute(api.CreateVm())
+        if setting.hides:
+            self.vm.suspend.asked = True
         for i in range(setting.vcpus):
             await self.execute(api.CreateVcpu(vm))
             await self.arch.vcpu_made(self, i)
@@ -99,7 +106,7 @@ class Stage:
 
     async def start(self, i: int) -> None:
         self.arch.starts(self, self.vm.vcpus[i])
-        await self.execute(api.Start(self.vm.id, i))
+        await (self.vmm.start(i) if self.vmm is not None else self.execute(api.Start(self.vm.id, i)))
 
     async def guest_boots(self) -> None:
         """The guest's kernel takes its clocksource, and sets its clocks: MONOTONIC and BOOTTIME are the same."""
@@ -107,7 +114,7 @@ class Stage:
         self.booted_ps = self.world.read_ps()
         clock = self.arch.clocksource(self.setting)
         self.guest.tk = GuestTimekeeper.booted(clock, self.cycles(self.vm.vcpus[0]))
-        for i in range(self.setting.most_vcpus):
+        for i in range(0 if self.setting.ignores else self.setting.most_vcpus):
             self.world.spawn(f"vCPU {i} interrupts", self.interrupts(i), daemon=True)
         if self.setting.handler.ticks:
             self.world.spawn("ticks", self.ticks(), daemon=True)
@@ -135,6 +142,8 @@ class Stage:
 
     async def plug_in(self) -> None:
         """One more vCPU, given its clocks as the others were, and started."""
+        if self.vmm is not None:
+            await self.vmm.plugs()
         i = await self.execute(api.CreateVcpu(0))
         await self.arch.plugged(self, i)
         await self.start(i)
@@ -151,6 +160,25 @@ class Stage:
         self.outcome.reached.add("the VM was moved")
 
     # ---- the host
+
+    def prepared(self) -> None:
+        """KVM's notifiers have heard that the host is about to sleep."""
+        if self.setting.hotplug == "around":
+            self.course.prepared = True
+        if self.setting.exits:
+            self.vm.vcpus[0].kicked = True
+        if self.setting.interrupted:
+            for vcpu in self.vm.vcpus:
+                vcpu.ipi = True
+
+    def sync(self) -> Coroutine[Checkpoint, None, None] | None:
+        """ksys_sync_helper(): a hibernation's comes between the notifiers and the freezer, others come before."""
+        night = self.machine.night
+        return self.synced(night.sync_ns) if night.sync_ns else None
+
+    @staticmethod
+    async def synced(most_ns: int) -> None:
+        await cp("hibernation: files are written", delay_ps=Between.of(0, most_ns * PS_PER_NS))
 
     async def run_host(self) -> None:
         setting, course, machine = self.setting, self.course, self.machine
@@ -180,6 +208,8 @@ class Stage:
             course.nights = number + 1
             if setting.reboots and number == 0:
                 await self.guest_reboots()
+            if setting.anew and number == 0:
+                await self.guest_registers_anew()
         self.outcome.reached.add("the host has slept" if self.outcome.sleeps else "the host did not sleep")
 
     def running(self) -> bool:
@@ -288,8 +318,21 @@ class Stage:
         first.suspend_irq = True
         self.outcome.reached.add("rebooted")
 
+    async def guest_registers_anew(self) -> None:
+        """vCPU 1 writes the MSR, whose memory from then on is the record; what was the record is the guest's again."""
+        await cp("the guest registers another record", until=lambda: self.vm.vcpus[1].in_guest)
+        guest, rule = self.guest, self.kvm.host.profile.suspend_time
+        old = guest.page
+        rule.set_msr(self.vm.vcpus[1], (GPA + 0x1000) | 1, by_host=False)
+        if old is not None:
+            old.owned = False
+        guest.told.register(guest, self.vm.suspend.page)
+        self.outcome.reached.add("another record")
+
     def settled(self) -> bool:
-        return not any(vcpu.suspend_irq for vcpu in self.vm.vcpus if vcpu.index != self.setting.paused)
+        return self.setting.ignores or not any(
+            vcpu.suspend_irq for vcpu in self.vm.vcpus if vcpu.index != self.setting.paused
+        )
 
 
 def build(setting: Setting) -> Callable[[World], Outcome]:

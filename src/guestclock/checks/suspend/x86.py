@@ -32,7 +32,7 @@ class SleepingX86(Sleeping, ExploredX86Machine):
 
     def __init__(self, world: World, outcome: Outcome) -> None:
         ExploredX86Machine.__init__(
-            self, world, Site(khz=KHZ, slew_ppm=0, scaling="svm" if outcome.setting.khz else "")
+            self, world, Site(khz=KHZ, slew_ppm=0, scaling=outcome.setting.scaling if outcome.setting.khz else "")
         )
         self.outcome = outcome
 
@@ -113,11 +113,15 @@ class X86(Architecture):
     def idle(self, vcpu: VcpuTime) -> bool:
         return vcpu.halted
 
+    def spins(self, vcpu: VcpuTime) -> bool:
+        outside = vcpu.mutex and not vcpu.kicked and not vcpu.in_guest
+        return outside and bool(vcpu.vm.kvm.profile.suspend_time.spins(vcpu))
+
     # ---- the VMM
 
     async def vcpu_made(self, stage: Any, i: int) -> None:
         if stage.setting.khz:
-            await stage.execute(api.SetTscKhz(0, i, stage.setting.khz))
+            await stage.execute(api.SetTscKhz(0, stage.setting.khz, i))
 
     async def set_up(self, stage: Any) -> None:
         """The guest's pages; each vCPU runs until they are as they will stay."""
@@ -158,7 +162,9 @@ class X86(Architecture):
         execute = vmm.stage.execute
         tsc, boot_ns, realtime_ns = await _now(vmm.stage.machine)
         for i in vmm.vcpus:
-            await execute(api.SetTscOffset(0, i, u64(stop.offsets[i] + stop.tsc - tsc)))
+            vcpu = vmm.stage.vm.vcpus[i]
+            back = guest_cycles(vcpu, stop.tsc) - guest_cycles(vcpu, tsc)
+            await execute(api.SetTscOffset(0, i, u64(stop.offsets[i] + back)))
         # With a REALTIME the kernel moves the clock on by what has passed since the reading above.
         await execute(api.SetClock(0, stop.clock_ns, KVM_CLOCK_REALTIME, realtime_ns))
         return boot_ns - stop.boot_ns
@@ -202,6 +208,11 @@ class X86(Architecture):
         outcome.looked.append((tsc, world.latest, len(world.events)))
         outcome.reached.add("looked")
         await stage.start(0)
+
+
+def guest_cycles(vcpu: VcpuTime, host_tsc: Any) -> Any:
+    """A host's TSC as the guest's without its offset: debugfs has the ratio (tsc-scaling-ratio), no ioctl has."""
+    return vcpu.vm.kvm.scale(host_tsc, vcpu.l1_tsc_scaling_ratio)
 
 
 async def _now(machine: Any) -> tuple[Any, Any, Any]:
