@@ -239,7 +239,7 @@ ABORTED = (Night(aborted_at="freezer"),)
 @pytest.mark.parametrize(
     ("rule", "changes", "flagged"),
     [
-        (OneVcpu, {"vcpus": 2}, "I8"),
+        (OneVcpu, {"vcpus": 2}, "one"),
         (NoBooks, {"hotplug": "after"}, "I22"),
         (AfterTheLoad, {"nights": RESET}, "I6"),
         (NobodyWaits, {"nights": ABORTED}, "I1"),
@@ -276,7 +276,7 @@ def test_a_broken_line_of_the_guests_is_flagged(
 def test_every_design_is_asked_in_every_case_of_its_own() -> None:
     names = [design.name for design in THREAD.designs]
     assert names == [
-        "stock", "v1", "v2", "v3", "corrected", "inhibitor", "gate", "guest-first", "mono-is-boot", "sysfs",
+        "stock", "v1", "v2", "v3", "corrected", "inhibitor", "gate", "detect", "guest-first", "mono-is-boot", "sysfs",
         "gate-late-stamp",
     ]  # fmt: skip
     for design in THREAD.designs:
