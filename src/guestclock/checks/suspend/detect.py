@@ -16,7 +16,8 @@ the host's error about its sleep is in the guest's BOOTTIME as it is in the host
 What it cannot do. Between a thread's look and its KVM_RUN it may be frozen. Thawed, it enters a guest whose counters
 have the sleep in them, and stays there until something makes it leave: its next look comes too late, and if another
 thread puts the counters back meanwhile, the guest sees them go back. A sleep over which the host's MONOTONIC runs on
-(s2idle without a CPU state for it) is not seen at all.
+(s2idle without a CPU state for it) is not seen at all. And BOOTTIME - MONOTONIC is exact here: a VMM has it from a
+bracket of clock_gettime()s (MONOTONIC, BOOTTIME, MONOTONIC), and misses a sleep that is shorter than that is wide.
 """
 
 from __future__ import annotations
