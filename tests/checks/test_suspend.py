@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from guestclock.checks.protocol import CaseResult, check_case, thread
+from guestclock.checks.suspend.case import case
 from guestclock.checks.suspend.setting import Night, S, Setting
-from guestclock.checks.suspend.thread import GATE, THREAD, case
+from guestclock.checks.suspend.thread import GATE, THREAD
 from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED
 from guestclock.explore.replay import IntegerWorld
 from guestclock.guest.suspend_time import GuestLinux, HandlerCorrected

@@ -202,6 +202,26 @@ class HandlerCorrected(NoHandler):
             page.ack = page.epoch
 
 
+class HandlerByCounter(HandlerCorrected):
+    """The same for a guest that measures its own suspend by its counter (arm64), from which its VMM hides the sleep.
+
+    What it has measured then has no sleep of the host in it, so the record is injected on top; where it measures by an
+    RTC that would be twice.
+    """
+
+    @staticmethod
+    def resumed(guest: GuestLinux, slept_ns: int) -> None:
+        pass
+
+
+class HandlerDeaf(HandlerCorrected):
+    """A guest that registers, and does nothing about the interrupt."""
+
+    @staticmethod
+    def interrupt(guest: GuestLinux, cycles: int) -> None:
+        pass
+
+
 class HandlerKnob(NoHandler):
     """Rejected in February 2021: user space writes what was slept to /sys/kernel/boottime_adj, when it gets to it."""
 

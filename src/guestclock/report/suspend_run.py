@@ -12,8 +12,9 @@ from itertools import pairwise
 from typing import Any
 
 from guestclock.checks.suspend import views
+from guestclock.checks.suspend.case import case
 from guestclock.checks.suspend.setting import KHZ, MS, Night, Outcome, S, Setting
-from guestclock.checks.suspend.thread import CORRECTED, V3, case
+from guestclock.checks.suspend.thread import CORRECTED, V3
 from guestclock.explore.replay import IntegerWorld
 from guestclock.explore.run import Run
 from guestclock.guest.suspend_time import HandlerCorrected, HandlerV3, NoHandler

@@ -75,7 +75,7 @@ class Architecture(ABC):
         """Whether two of them are the same: asked of times that are unknown, so that no comparison may be made."""
 
     @abstractmethod
-    def seen(self, host: Any, vcpu: Any) -> Seen:
+    def seen(self, outcome: Any, vcpu: Any) -> Seen:
         """What the guest reads on a vCPU that is in it, until `made_of` changes."""
 
     @abstractmethod
@@ -85,6 +85,22 @@ class Architecture(ABC):
     @abstractmethod
     def nonstop_ns(self, stage: Any, began: Any, woke: Any) -> Any:
         """... or what its clocksource says, from one value to another, if it is one that counts meanwhile; else 0."""
+
+    @abstractmethod
+    def measures_sleep(self, setting: Any) -> bool:
+        """Whether what a guest measures its own suspend by counts a sleep of the host that its VMM hides."""
+
+    def takes_interrupts(self, vcpu: Any) -> bool:
+        """Whether the guest's kernel itself runs on this vCPU, if the vCPU is in the guest."""
+        return True
+
+    def up(self, vcpu: Any) -> bool:
+        """Whether a vCPU that is in the guest has come as far there as it shall be when the lid is closed."""
+        return True
+
+    def boots(self, stage: Any) -> None:
+        """What else acts in the guest from when its kernel has its clocks."""
+        return None
 
     def records(self, vm: Any) -> Any:
         """Every record that KVM ever stored suspend time in; None where it is not KVM that does."""

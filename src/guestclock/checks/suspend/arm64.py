@@ -16,8 +16,10 @@ from guestclock.arith.affine import Form
 from guestclock.checks.arm64.host import ExploredArm64Machine
 from guestclock.checks.spec import Site
 from guestclock.checks.suspend.architecture import Architecture, Counter, Seen
+from guestclock.checks.suspend.arm64_nested import L2_RAN, hypervisor, runs_l2
 from guestclock.checks.suspend.machine import Sleeping
 from guestclock.checks.suspend.setting import ARM64_KHZ, Outcome, Setting
+from guestclock.checks.suspend.vmm import VMMS
 from guestclock.explore.world import World
 from guestclock.kvm import api
 from guestclock.kvm.model import lookup
@@ -36,11 +38,17 @@ class SleepingArm64(Sleeping, ExploredArm64Machine):
     """Its clocksource measures a sleep (CLOCK_SOURCE_SUSPEND_NONSTOP)."""
 
     def __init__(self, world: World, outcome: Outcome) -> None:
-        ExploredArm64Machine.__init__(self, world, Site(khz=ARM64_KHZ, slew_ppm=0))
+        setting = outcome.setting
+        ExploredArm64Machine.__init__(self, world, Site(khz=ARM64_KHZ, slew_ppm=0, vhe=setting.vhe, ecv=setting.ecv))
         self.outcome = outcome
 
     def raw_and_slept_ns(self, cpu: int = 0) -> Any:
         return self.boottime_and_counter(cpu)[0]
+
+    def _suspend(self) -> int:
+        if runs_l2(self.outcome.kvm.host.vms[-1].vcpus[0]):
+            self.outcome.reached.add(L2_RAN)
+        return super()._suspend()
 
 
 class Stamp(NamedTuple):
@@ -64,7 +72,8 @@ class Arm64(Architecture):
         return SleepingArm64(world, outcome)
 
     def kvm(self, world: World, outcome: Outcome) -> Arm64Kvm:
-        kvm = Arm64Kvm(outcome.machine, lookup(outcome.setting.kernel), world, None, KvmOptions())
+        options = KvmOptions(nested=outcome.setting.nested)
+        kvm = Arm64Kvm(outcome.machine, lookup(outcome.setting.kernel), world, None, options)
         kvm.host.mutex_patience_ps = None
         return kvm
 
@@ -88,11 +97,15 @@ class Arm64(Architecture):
     def same(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
         return all(a is b or (type(a) is int and type(b) is int and a == b) for a, b in zip(one, other, strict=True))
 
-    def seen(self, host: Any, vcpu: VcpuTime) -> Seen:
-        """With its own timers as the vCPU loaded them; CNTPCT, where it traps, by the offset of now."""
-        line = host.machine.counter.line()
-        offsets = {CNTVCT: cntvoff(vcpu), CNTPCT: cntpoff(vcpu)}
-        return Seen(tuple(_counter(name, line, offset) for name, offset in offsets.items()))
+    def seen(self, outcome: Outcome, vcpu: VcpuTime) -> Seen:
+        """CNTVOFF_EL2 (and CNTPOFF_EL2) as the vCPU loaded them; CNTPCT, where it traps, by the offset of now.
+
+        While an L2 runs it is that one's counters.
+        """
+        line, reads = outcome.machine.counter.line(), outcome.setting.reads
+        level = "L2 " if runs_l2(vcpu) else ""
+        offsets = {level + CNTVCT: cntvoff(vcpu), level + CNTPCT: cntpoff(vcpu)}
+        return Seen(tuple(_counter(n, line, offset) for n, offset in offsets.items() if not reads or n in reads))
 
     def persistent_ns(self, stage: Any) -> Any:
         return 0
@@ -101,6 +114,21 @@ class Arm64(Architecture):
         clock = self.clocksource(stage.setting)
         return mul_u64_u64_shr(u64(woke - began), clock.mult, clock.shift)
 
+    def measures_sleep(self, setting: Setting) -> bool:
+        """It is its own CNTVCT: what a VMM hides there it does not see."""
+        return not setting.vmm or not VMMS[setting.vmm].moves_counters
+
+    def takes_interrupts(self, vcpu: VcpuTime) -> bool:
+        return not runs_l2(vcpu)
+
+    def up(self, vcpu: VcpuTime) -> bool:
+        return len(vcpu.timers) == 2 or runs_l2(vcpu)
+
+    def boots(self, stage: Any) -> None:
+        if stage.setting.nested:
+            for i in range(stage.setting.vcpus):
+                stage.world.spawn(f"vCPU {i} hypervisor", hypervisor(stage, i), daemon=True)
+
     # ---- the VMM
 
     async def vcpu_made(self, stage: Any, i: int) -> None:
@@ -108,7 +136,7 @@ class Arm64(Architecture):
 
     async def set_up(self, stage: Any) -> None:
         """The guest's counters begin at 0, both by one offset: only so can one offset keep both later on."""
-        if _by_offset(stage):
+        if stage.vmm is not None and stage.vmm.moves_counters and stage.vmm.offset_at_start and _by_offset(stage):
             stage.offset = await stage.execute(api.ReadHostClock("counter"))
             await stage.execute(api.SetCounterOffset(0, stage.offset))
 

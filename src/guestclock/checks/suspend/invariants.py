@@ -352,7 +352,10 @@ def _served(cpu: CpuSpan, within: int) -> tuple[tuple[str, str, int], ...]:
 
 
 def soon_right(outcome: Outcome) -> Iterator[Ask]:
-    """Where a vCPU has run for as long as interrupts may be off, BOOTTIME has gained what passed."""
+    """Where a vCPU has run for as long as interrupts may be off, BOOTTIME has gained what passed.
+
+    A guest that was itself suspended has them off until it has resumed.
+    """
     late = outcome.setting.units(IRQS_OFF_NS) + 1
     first = _first(outcome)
     for view in _views.of(outcome):
@@ -361,7 +364,8 @@ def soon_right(outcome: Outcome) -> Iterator[Ask]:
         yield _ask(
             "behind", "ns", f"BOOTTIME 10 ms after an entry, vCPU {view.vcpu}", f"stale {first.id} {view.id}",
             _events(first, view), (first.instant("a"), view.instant("b")), (("a", "b"),),
-            _off(outcome, first, view, -1), _served(view.cpu, late - 1), ((view.cpu.opened, "b", late),),
+            _off(outcome, first, view, -1), _served(view.cpu, late - 1),
+            tuple((since, "b", late) for since in (view.cpu.opened, *([view.keeper.opened] * view.keeper.resumed))),
             _error_ns(outcome),
         )  # fmt: skip
 
@@ -381,7 +385,7 @@ def once(outcome: Outcome) -> Iterator[Ask]:
     if not guest.told.msr_written and guest.page is None:
         return
     lived = 0 if setting.reboots else len(setting.nights)
-    slept_itself = len(setting.nights) if setting.guest_asleep else 0
+    slept_itself = len(setting.nights) if setting.guest_asleep and outcome.arch.measures_sleep(setting) else 0
     yield _count(outcome, "injected too often", "sleeps", "the guest", guest.injections + slept_itself - lived)
 
 

@@ -62,9 +62,10 @@ class Setting:
     after the sleep another vCPU gives KVM another record, and takes the old one's memory back. exits: vCPU 0 leaves for
     the VMM as soon as KVM has heard of the sleep ("detect"). interrupted: an interrupt of the host's throws the vCPUs
     out as soon as KVM has heard of it. hides: the VMM asks KVM to hide the sleep, whatever its guest is
-    (+suspend-corrected). mono_is_boot: the guest's MONOTONIC is its BOOTTIME. khz: the guest's, 0: the host's; scaling:
-    how that is made, "svm" or "vmx". page: the guest has kvmclock pages although it counts by its TSC. delay_ns: of the
-    handler, beyond interrupts that are off.
+    (+suspend-corrected). mono_is_boot: the guest's MONOTONIC is its BOOTTIME. reads: the counters that the guest reads;
+    empty: all it has. nested: the guest is a hypervisor, whose own guest runs when the host goes down. vhe, ecv: of an
+    arm64 host. khz: the guest's, 0: the host's; scaling: how that is made, "svm" or "vmx". page: the guest has kvmclock
+    pages although it counts by its TSC. delay_ns: of the handler, beyond interrupts that are off.
     """
 
     kernel: str = "linux-6.12"
@@ -91,6 +92,10 @@ class Setting:
     interrupted: bool = False
     hides: bool = False
     mono_is_boot: bool = False
+    reads: tuple[str, ...] = ()
+    nested: bool = False
+    vhe: bool = True
+    ecv: bool = False
     khz: int = 0
     scaling: str = "svm"
     page: bool = False
@@ -128,6 +133,7 @@ class Setting:
         handler = self.units(IRQS_OFF_NS + self.delay_ns)
         delays = [(f"vCPU {i} interrupts", handler) for i in range(self.most_vcpus)]
         delays += [("ticks", self.units(TICK_NS))]
+        delays += [(f"vCPU {i} hypervisor", self.units(IRQS_OFF_NS)) for i in range(self.most_vcpus) if self.nested]
         horizon = sum(night.most_ns + night.sync_ns for night in self.nights) + 400 * STEP_NS + 10 * self.delay_ns
         return Bounds(
             horizon=self.units(horizon), delay=self.units(STEP_NS), section=self.units(SECTION_NS),

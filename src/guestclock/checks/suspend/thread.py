@@ -6,29 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from guestclock.checks.protocol import Case, Design, Thread
+from guestclock.checks.suspend.arm64_cases import arm64_cases
+from guestclock.checks.suspend.case import INJECTED, ITSELF, LOST, MOVED, NIGHTS, NOT_SLEPT, PLUGGED, SLEPT, case
 from guestclock.checks.suspend.invariants import INVARIANTS
 from guestclock.checks.suspend.setting import KHZ, Night, S, Setting
-from guestclock.checks.suspend.world import build
 from guestclock.guest.suspend_time import HandlerCorrected, HandlerKnob, HandlerV1, HandlerV2, HandlerV3, NoHandler
 
-SLEPT = "the host has slept"
-INJECTED = "injected"
-
-
-NOT_SLEPT = "the host did not sleep"
-MOVED = "the VM was moved"
-PLUGGED, ITSELF, LOST = "a vCPU was plugged in", "the guest slept itself", "interrupts were lost"
 ANEW = "another record"
-NIGHTS = (Night(), Night(least_ns=130 * S, most_ns=130 * S))
 ODD_NIGHTS = (Night(least_ns=10_000_600 * 1000, most_ns=10_000_600 * 1000),) * 2
 """Two sleeps whose parts of a millisecond make one when they are taken together."""
 
 HIBERNATION = (Night(tsc="reset", sync_ns=5 * S),)
 FASTER, SLOWER = KHZ * 5 // 4, KHZ * 4 // 5
-
-
-def case(name: str, about: str, setting: Setting, *must: str, only: tuple[str, ...] = ()) -> Case:
-    return Case(name=name, about=about, build=build(setting), bounds=setting.bounds, must=must, invariants=only)
 
 
 def cases(kernel: str, handler: type[NoHandler], vmm: str = "", **more: Any) -> Callable[[], Sequence[Case]]:
@@ -117,6 +106,11 @@ def cases(kernel: str, handler: type[NoHandler], vmm: str = "", **more: Any) -> 
     return made
 
 
+def both(x86: Callable[[], Sequence[Case]], vmm: str = "") -> Callable[[], Sequence[Case]]:
+    """A design's cases on x86, and those on arm64."""
+    return lambda: [*x86(), *arm64_cases(vmm)]
+
+
 def only_sleep(kernel: str, handler: type[NoHandler], vmm: str = "", **more: Any) -> Callable[[], Sequence[Case]]:
     """Of a design that is wrong already where nothing disturbs it: those cases alone."""
     names = ("sleep", "reset", "two", "kvm-clock")
@@ -132,7 +126,7 @@ THREAD = Thread(
     "A host sleeps. What do its guest's clocks show afterwards, under each design that was proposed?",
     (
         Design("stock", "KVM as it is: the guest is told that it was stopped, and nothing more", "linux-6.12",
-               cases("linux-6.12", NoHandler)),
+               both(cases("linux-6.12", NoHandler))),
         Design("v1", "clocks go back inside timekeeping_resume(), the guest looks at every tick",
                f"{POSTED}, 2021-04-26", cases(V1, HandlerV1, page=True)),
         Design("v2", "the same, and an interrupt; the guest changes the tick's copy of its timekeeper",
@@ -142,20 +136,21 @@ THREAD = Thread(
         Design("corrected", "one measured stop per VM, taken from every clock before anybody enters", "our own",
                cases(CORRECTED, HandlerCorrected)),
         Design("inhibitor", "the VMM is asked before the host sleeps, and does it all", "Zyngier, 2021-12-04, and G1",
-               cases("linux-6.12", HandlerCorrected, "inhibitor")),
+               both(cases("linux-6.12", HandlerCorrected, "inhibitor"), "inhibitor")),
         Design("gate", "the VMM does it all, behind a gate in KVM that survives the sleep", "Zyngier's, and our gate",
-               cases(GATE, HandlerCorrected, "gate")),
+               both(cases(GATE, HandlerCorrected, "gate"), "gate")),
         Design("detect", "the VMM is not asked: each vCPU's thread looks for a sleep before every KVM_RUN",
                "the thread's last question, Nishida, 2022-04-06",
                cases("linux-6.12", HandlerCorrected, "detect")),
         Design("guest-first", "the guest suspends first, and the host waits for it", "Zyngier, 2021-12-04",
-               cases("linux-6.12", NoHandler, "guest-first")),
+               both(cases("linux-6.12", NoHandler, "guest-first"), "guest-first")),
         Design("mono-is-boot", "rejected: MONOTONIC counts the sleep, as BOOTTIME does", "Gleixner, 2021-02",
                only_sleep(CORRECTED, HandlerCorrected, mono_is_boot=True)),
         Design("sysfs", "rejected: user space moves BOOTTIME by a file, when it gets to it", "RFC, 2021-02-10",
                only_sleep("linux-6.12", HandlerKnob, "inhibitor", delay_ns=2 * S)),
         Design("gate-late-stamp", "a gate whose VMM stamps for itself: it may be frozen before it can",
-               "a negative control", only_sleep(GATE, HandlerCorrected, "gate-late-stamp"), broken=True),
+               "a negative control", both(only_sleep(GATE, HandlerCorrected, "gate-late-stamp"), "gate-late-stamp"),
+               broken=True),
     ),
     INVARIANTS,
     "50 ms for each step of the host's, the VMM's and a vCPU's thread, 10 us inside a kernel section; interrupts are "

@@ -53,7 +53,10 @@ class CpuSpan:
 
 @dataclass(frozen=True, slots=True)
 class TkSpan:
-    """The guest's timekeeper from one write to the next. asleep: it is suspended; kernel: which one, counted."""
+    """The guest's timekeeper from one write to the next. asleep: it is suspended; kernel: which one, counted.
+
+    resumed: the write was the end of such a suspend.
+    """
 
     index: int
     step: str
@@ -65,6 +68,7 @@ class TkSpan:
     injections: int
     asleep: bool
     kernel: int
+    resumed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,7 @@ class Tracker:
         index = len(self._keepers)
         span = TkSpan(
             index, event.name, number, event.end, None, None, guest.tk.copy(), guest.injections, guest.asleep,
-            self.kernel,
+            self.kernel, known is not None and known[0].asleep and not guest.asleep,
         )  # fmt: skip
         self._keeper = span, guest.version
 
@@ -260,7 +264,7 @@ class Tracker:
             self._cpus.append(replace(span, closer=number, closed=event.start, waits=waits))
         if not vcpu.in_guest:
             return
-        seen = outcome.arch.seen(outcome.kvm.host, vcpu)
+        seen = outcome.arch.seen(outcome, vcpu)
         index = self._counted[vcpu.index] = self._counted.get(vcpu.index, -1) + 1
         span = CpuSpan(
             vcpu.index, index, event.name, number, event.end, None, None, seen.counters, seen.page,
@@ -271,4 +275,6 @@ class Tracker:
 
     def _pending(self, vcpu: Any) -> bool:
         guest = self.outcome.guest
+        if guest.asleep:
+            return False  # nothing is taken before it has resumed
         return bool(vcpu.suspend_irq) or (vcpu.index == 0 and guest.told.tick_has_work(guest))

@@ -34,6 +34,8 @@ class StoppingVmm:
 
     inhibits = False
     moves_counters = True
+    offset_at_start = True
+    """Whether it gives the VM an offset before anything runs in it, where offsets are given (arm64)."""
 
     def __init__(self, stage: Any) -> None:
         self.stage = stage

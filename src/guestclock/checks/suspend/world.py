@@ -118,6 +118,7 @@ class Stage:
             self.world.spawn(f"vCPU {i} interrupts", self.interrupts(i), daemon=True)
         if self.setting.handler.ticks:
             self.world.spawn("ticks", self.ticks(), daemon=True)
+        self.arch.boots(self)
 
     async def register(self) -> None:
         """The guest's kernel writes the MSR on vCPU 0, where it has one; a VMM's own record needs none."""
@@ -218,7 +219,11 @@ class Stage:
         return (
             bool(vms)
             and len(vms[-1].vcpus) >= setting.vcpus
-            and all(v.in_guest for v in vms[-1].vcpus if not self.arch.idle(v) and v.index != setting.paused)
+            and all(
+                v.in_guest and self.arch.up(v)
+                for v in vms[-1].vcpus
+                if not self.arch.idle(v) and v.index != setting.paused
+            )
         )
 
     # ---- the guest
@@ -251,7 +256,7 @@ class Stage:
             if not vms or i >= len(vms[-1].vcpus):
                 return False
             vcpu = vms[-1].vcpus[i]
-            return vcpu.in_guest and vcpu.suspend_irq and not guest.asleep
+            return vcpu.in_guest and vcpu.suspend_irq and not guest.asleep and self.arch.takes_interrupts(vcpu)
 
         while True:
             await cp("interrupt pending", until=due)

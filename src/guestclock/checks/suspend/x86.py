@@ -95,8 +95,9 @@ class X86(Architecture):
     def same(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
         return one[0] is other[0] and bool(one[1] == other[1])
 
-    def seen(self, host: Any, vcpu: VcpuTime) -> Seen:
-        line, ratio, offset, page = host.machine.counter.line(), vcpu.tsc_scaling_ratio, vcpu.tsc_offset, vcpu.pv_time
+    def seen(self, outcome: Outcome, vcpu: VcpuTime) -> Seen:
+        host, ratio, offset, page = outcome.kvm.host, vcpu.tsc_scaling_ratio, vcpu.tsc_offset, vcpu.pv_time
+        line = outcome.machine.counter.line()
         counter = Counter("TSC", offset, lambda ps: u64(host.scale(line(ps), ratio) + offset))
         return Seen((counter,), None if page is None else page.copy())
 
@@ -106,6 +107,10 @@ class X86(Architecture):
 
     def nonstop_ns(self, stage: Any, began: Any, woke: Any) -> Any:
         return 0
+
+    def measures_sleep(self, setting: Setting) -> bool:
+        """An RTC does."""
+        return True
 
     def records(self, vm: VmTime) -> Any:
         return None if vm.suspend is None else pages_of(vm)

@@ -1,0 +1,110 @@
+"""The cases of the suspend thread on arm64: of the designs that a VMM, or the guest, carries out.
+
+What was posted was x86's alone. These hosts' counters are always on; they sleep by s2idle, or by PSCI SYSTEM_SUSPEND
+("s3"), which differ in nothing that a guest's counter would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guestclock.checks.protocol import Case
+from guestclock.checks.suspend.arm64_nested import L2_AGAIN, L2_RAN
+from guestclock.checks.suspend.case import (
+    ADJUSTED,
+    INJECTED,
+    ITSELF,
+    NIGHTS,
+    NOT_SLEPT,
+    PLUGGED,
+    SLEPT,
+    case,
+)
+from guestclock.checks.suspend.setting import Night, Setting
+from guestclock.guest.suspend_time import HandlerByCounter, HandlerCorrected, HandlerDeaf, NoHandler
+
+LINUX, NESTED, BEFORE_6_4 = "linux-6.12-arm64", "linux-6.18-arm64", "linux-6.1-arm64"
+SLEEP_GATE = "+sleep-gate"
+S2IDLE = Night(kind="s2idle")
+TWICE = tuple(Night(least_ns=night.least_ns, most_ns=night.most_ns, kind="s2idle") for night in NIGHTS)
+COUNTERS = ("I1", "I8", "I23", "I24")
+
+
+def arm64_cases(vmm: str) -> Sequence[Case]:
+    """Of the design whose VMM does `vmm` about a sleep; "": of the stock one."""
+    if vmm in ("inhibitor", "gate"):
+        return [*_sleeps(vmm), *_of_a_vmm(vmm), *(_before_6_4(vmm) if vmm == "inhibitor" else ())]
+    if vmm == "gate-late-stamp":
+        return [case for case in _sleeps(vmm) if case.name in ("arm64", "arm64-two")]
+    return _sleeps(vmm)
+
+
+def _kernel(vmm: str, kernel: str = LINUX) -> str:
+    return kernel + SLEEP_GATE if vmm.startswith("gate") else kernel
+
+
+def _one(vmm: str) -> Setting:
+    handler = NoHandler if vmm in ("", "guest-first") else HandlerCorrected
+    return Setting(kernel=_kernel(vmm), handler=handler, vmm=vmm, vcpus=1, nights=(S2IDLE,))
+
+
+def _sleeps(vmm: str) -> list[Case]:
+    """What every design is asked."""
+    one = _one(vmm)
+    told = {"": (SLEPT,), "guest-first": (SLEPT, ITSELF)}.get(vmm, (SLEPT, INJECTED))
+    found = [
+        case("arm64", "s2idle", one, *told),
+        case("arm64-s3", "PSCI SYSTEM_SUSPEND", one.but(nights=(Night(kind="s3"),)), *told),
+        case("arm64-idle", "s2idle without a CPU state for it", one.but(nights=(Night(kind="idle"),)), NOT_SLEPT),
+        case("arm64-abort", "it ends in the freezer", one.but(nights=(Night(kind="s2idle", aborted_at="freezer"),)),
+             NOT_SLEPT),
+        case("arm64-abort-late", "it ends at a device", one.but(nights=(Night(kind="s2idle", aborted_at="devices"),)),
+             NOT_SLEPT),
+        case("arm64-two", "two vCPUs", one.but(vcpus=2), *told, only=("I2", "I8", "I24")),
+        case("arm64-twice-slept", "two sleeps", one.but(nights=TWICE), *told),
+        case("arm64-plugged", "a vCPU is plugged in after the sleep", one.but(hotplug="after"), *told, PLUGGED,
+             only=("I22",)),
+    ]  # fmt: skip
+    if vmm != "guest-first":
+        nested = one.but(kernel=_kernel(vmm, NESTED), nested=True)
+        runs = (*told, L2_RAN, L2_AGAIN) if vmm else (*told, L2_RAN)
+        found += [case("arm64-nested", "an L2 runs when the host goes down", nested, *runs)]
+    if vmm:
+        found += [
+            case("arm64-uninformed", "echo mem > /sys/power/state", one.but(uninformed=True), SLEPT),
+        ]
+    return found
+
+
+def _of_a_vmm(vmm: str) -> list[Case]:
+    """What is asked where a VMM hides the sleep: other guests, other hosts."""
+    one = _one(vmm)
+    nested = one.but(kernel=_kernel(vmm, NESTED), nested=True)
+    asleep = one.but(handler=HandlerByCounter, guest_asleep=True)
+    return [
+        case("arm64-nested-twice", "... two sleeps, and it comes back in between", nested.but(nights=TWICE), SLEPT,
+             INJECTED, L2_RAN, L2_AGAIN),
+        case("arm64-nested-two", "... on both of two vCPUs", nested.but(vcpus=2), SLEPT, INJECTED, L2_RAN, L2_AGAIN,
+             only=("I2", "I8", "I24")),
+        case("arm64-raw", "no Linux: it reads its counters, and takes no interrupt", one.but(handler=NoHandler), SLEPT,
+             ADJUSTED, only=COUNTERS),
+        case("arm64-deaf", "Linux, which ignores the interrupt", one.but(handler=HandlerDeaf), SLEPT, ADJUSTED),
+        case("arm64-guest-asleep", "the guest was itself suspended", asleep, SLEPT, ITSELF, ADJUSTED),
+        case("arm64-ecv", "the host has CNTPOFF_EL2", one.but(vcpus=2, ecv=True), SLEPT, ADJUSTED, only=COUNTERS),
+        case("arm64-nvhe", "the host's kernel is not VHE", one.but(vcpus=2, vhe=False), SLEPT, ADJUSTED,
+             only=COUNTERS),
+    ]  # fmt: skip
+
+
+def _before_6_4(vmm: str) -> list[Case]:
+    """There is no call for an offset: CNTVCT can be written by value, CNTPCT not at all."""
+    virtual, physical = (_one(vmm).but(kernel=BEFORE_6_4, reads=(name,)) for name in ("CNTVCT", "CNTPCT"))
+    return [
+        case("arm64-6.1", "no call for an offset: CNTVCT by value", virtual, SLEPT, INJECTED),
+        case("arm64-6.1-cntpct", "... and a guest that reads CNTPCT", physical.but(handler=NoHandler), SLEPT, ADJUSTED,
+             only=COUNTERS),
+        case("arm64-6.1-two", "... and two vCPUs, all of which one write moves", virtual.but(vcpus=2), SLEPT, INJECTED,
+             only=("I2", "I8", "I24")),
+        case("arm64-6.1-plugged", "... and a vCPU is plugged in after the sleep", virtual.but(hotplug="after"), SLEPT,
+             INJECTED, PLUGGED, only=("I1", "I22")),
+    ]  # fmt: skip
