@@ -65,6 +65,7 @@ class Arm64(Architecture):
     khz = ARM64_KHZ
     unit = "ticks"
     clock_counter = CNTVCT
+    vdso_guards = False
 
     # ---- the host
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from guestclock.checks.asks import Ask, Instant, Question, scaled
 from guestclock.checks.suspend import views as _views
-from guestclock.checks.suspend.setting import IRQS_OFF_NS, SECTION_NS, Outcome, S
+from guestclock.checks.suspend.setting import IRQS_OFF_NS, SECTION_NS, TICK_NS, Outcome, S
 from guestclock.checks.suspend.views import CpuSpan, Reader, View, has_page
 from guestclock.checks.windows import apart
 
@@ -143,6 +143,8 @@ def never_back(outcome: Outcome) -> Iterator[Ask]:
             continue  # last_value keeps these in order
         if one.vcpu == other.vcpu and ordered and one.kernel == other.kernel and not _same_line(one, other):
             yield from _backs(outcome, one, other)
+    if not outcome.arch.vdso_guards:
+        yield from _by_vdso(outcome)
     for a, b in permutations(outcome.tracker.cpus(), 2):
         if a.vcpu == b.vcpu and a.index < b.index and (moved := _moved(a, b)):
             yield from (_back(reader, name, a, b) for name in moved)
@@ -152,6 +154,36 @@ def never_back(outcome: Outcome) -> Iterator[Ask]:
                     lambda t, a=a, b=b: apart(reader.kvmclock(a, t("a")), reader.kvmclock(b, t("b"))), "ns",  # type: ignore[misc]
                     TRUNCATED_NS,
                 )  # fmt: skip
+
+
+def _by_vdso(outcome: Outcome) -> Iterator[Ask]:
+    """What the vDSO reads is what the kernel reads, where it has no guards: it neither clamps nor takes 128 bits.
+
+    A counter behind cycle_last, or so far on that the product with mult may not fit (within a second of that), is
+    garbage there: anything up to 2^64 >> shift ns, 18 minutes. The latter until the first tick after an entry.
+    """
+    reader, ticked = Reader(outcome), outcome.setting.units(IRQS_OFF_NS + TICK_NS)
+    for view in _views.of(outcome):
+        clock = view.tk.clock
+        limit = ((1 << 64) - (S << clock.shift)) // clock.mult
+
+        def on(t: Any, view: View = view) -> Any:
+            return apart(reader.counter(reader.counter_name, view.cpu, t("a")), view.tk.cycle_last)
+
+        def beyond(t: Any, on: Value = on, limit: int = limit) -> Any:
+            return on(t) - limit
+
+        def behind(t: Any, on: Value = on) -> Any:
+            return -on(t)
+
+        for sense, value, at_most in (
+            ("beyond the vDSO's 64 bits", beyond, ((view.cpu.opened, "a", ticked),)),
+            ("behind what the vDSO counts from", behind, ()),
+        ):
+            yield _ask(
+                sense, outcome.arch.unit, f"{reader.counter_name}, vCPU {view.vcpu}", f"{sense} {view.id}",
+                _events(view), (view.instant("a"),), (), value, at_most,
+            )  # fmt: skip
 
 
 def _back(reader: Reader, name: str, a: CpuSpan, b: CpuSpan) -> Ask:

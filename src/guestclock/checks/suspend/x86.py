@@ -60,6 +60,7 @@ class X86(Architecture):
     khz = KHZ
     unit = "cycles"
     clock_counter = "TSC"
+    vdso_guards = True
 
     # ---- the host
 

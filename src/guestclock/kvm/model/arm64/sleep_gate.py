@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from guestclock.kvm.model.arm64.host import KvmHost
 from guestclock.kvm.model.arm64.profile import suspend_time
 from guestclock.kvm.model.arm64.state import VcpuTime, VmTime
-from guestclock.sim import Checkpoint, State, cp
+from guestclock.sim import Checkpoint, State
 from guestclock.sim.field import flag, s64, u32, u64
 
 
@@ -75,9 +75,11 @@ class SleepGate(NotHeld):
 
     @classmethod
     def prepare(cls, kvm: KvmHost) -> Coroutine[Checkpoint, None, None] | None:
-        """Every vCPU is thrown out, and waited for; the stop lies at the last exit, or here if none was inside.
+        """Every vCPU is thrown out; the stop lies at the last exit, or here if none was inside.
 
-        Where a gate is still closed from the sleep before, the stop stays where it was: nobody has been inside since.
+        Nobody waits for them: the freezer does before a sleep, and the VMM, which has to have them out of KVM_RUN,
+        before it asks for the stop. Where a gate is still closed from the sleep before, the stop stays where it was:
+        nobody has been inside since.
         """
         for vm in kvm.vms:
             told: VmSleep = vm.suspend
@@ -89,17 +91,7 @@ class SleepGate(NotHeld):
                 for vcpu in vm.vcpus:
                     if vcpu.in_guest:
                         vcpu.ipi = True
-        return cls._all_out(kvm)
-
-    @staticmethod
-    async def _all_out(kvm: KvmHost) -> None:
-        """An aborted suspend does not wait for tasks to freeze: without this its end may find a vCPU still inside."""
-
-        def out() -> bool:
-            return not any(vm.suspend.gate and vcpu.in_guest for vm in kvm.vms for vcpu in vm.vcpus)
-
-        if not out():
-            await cp("suspend: vCPUs leave the guest", until=out)
+        return None
 
     @classmethod
     def _stopped(cls, vm: VmTime) -> None:
