@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from guestclock.checks.protocol import Case, Design, Thread
-from guestclock.checks.suspend.arm64_cases import arm64_cases
+from guestclock.checks.suspend.arm64_cases import arm64_cases, by_value_cases, untold_cases
 from guestclock.checks.suspend.case import INJECTED, ITSELF, LOST, MOVED, NIGHTS, NOT_SLEPT, PLUGGED, SLEPT, case
 from guestclock.checks.suspend.invariants import INVARIANTS
 from guestclock.checks.suspend.setting import KHZ, Night, S, Setting
@@ -144,6 +144,9 @@ THREAD = Thread(
                cases("linux-6.12", HandlerCorrected, "detect")),
         Design("guest-first", "the guest suspends first, and the host waits for it", "Zyngier, 2021-12-04",
                both(cases("linux-6.12", NoHandler, "guest-first"), "guest-first")),
+        Design("by-value", "the inhibitor's VMM on arm64 before 6.4: CNTVCT is read and written by value",
+               "kvm-arm64, QEMU", by_value_cases),
+        Design("untold", "the inhibitor's VMM, and a guest that ignores the interrupt", "our own", untold_cases),
         Design("mono-is-boot", "rejected: MONOTONIC counts the sleep, as BOOTTIME does", "Gleixner, 2021-02",
                only_sleep(CORRECTED, HandlerCorrected, mono_is_boot=True)),
         Design("sysfs", "rejected: user space moves BOOTTIME by a file, when it gets to it", "RFC, 2021-02-10",
@@ -154,5 +157,5 @@ THREAD = Thread(
     ),
     INVARIANTS,
     "50 ms for each step of the host's, the VMM's and a vCPU's thread, 10 us inside a kernel section; interrupts are "
-    "off for 10 ms at most; sleeps of 600 s and 130 s; clocks at their nominal rates, nobody steers them; exact",
+    "off for 10 ms at most; sleeps of 600, 130 and 1200 s; clocks at their nominal rates, nobody steers them; exact",
 )  # fmt: skip
