@@ -59,7 +59,7 @@ def _sleeps(vmm: str) -> list[Case]:
         case("arm64", "s2idle", one, *told),
         case("arm64-s3", "PSCI SYSTEM_SUSPEND", one.but(nights=(Night(kind="s3"),)), *told),
         case("arm64-long", "20 minutes: more than 64 bits hold as a product of ticks and mult", one.but(nights=(LONG,)),
-             *told, only=("I1", "I6", "I11")),
+             *told, only=("I1", "I11")),
         case("arm64-idle", "s2idle without a CPU state for it", one.but(nights=(Night(kind="idle"),)), NOT_SLEPT),
         case("arm64-abort", "it ends in the freezer", one.but(nights=(Night(kind="s2idle", aborted_at="freezer"),)),
              NOT_SLEPT),
