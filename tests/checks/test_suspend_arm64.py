@@ -9,6 +9,7 @@ import pytest
 from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CNT, KVM_REG_ARM_TIMER_OFFSET
 from guestclock.arith import u64
 from guestclock.checks.protocol import CaseResult, Design, Thread, check_case
+from guestclock.checks.suspend import detect
 from guestclock.checks.suspend import vmm as vmms
 from guestclock.checks.suspend.case import case
 from guestclock.checks.suspend.setting import ARM64_KHZ, Night, S, Setting
@@ -91,6 +92,7 @@ def test_two_vcpus_have_one_counter_on_every_kind_of_host(case_: str) -> None:
     result = asked("inhibitor", case_)
     assert not wrong(result)
     assert {"I8", "I24"} <= held(result)
+    assert ("two" in case_) == ("one" in held(result))
 
 
 def test_who_is_not_asked_keeps_nothing_with_an_inhibitor_and_everything_with_a_gate() -> None:
@@ -149,6 +151,29 @@ def test_the_nested_views_are_four_counters() -> None:
     assert what.build is not None
     orders = result.tally.orders
     assert verdict.asked == orders * 4 * 2, "too far on, and back, of four counters"
+
+
+# ---- a VMM that looks
+
+
+@pytest.mark.parametrize("case_", ["arm64", "arm64-s3", "arm64-nested", "arm64-two", "arm64-plugged"])
+def test_a_vmm_that_looks_before_each_kvm_run_keeps_everything_where_nobody_is_frozen_on_the_way_in(case_: str) -> None:
+    result = asked("detect", case_)
+    assert not wrong(result)
+    assert held(result) >= {"arm64-two": {"I2", "I8", "I24", "one"}, "arm64-plugged": {"I22"}}.get(case_, ALL)
+
+
+def test_who_is_frozen_between_look_and_kvm_run_enters_with_the_sleep_in_both_counters() -> None:
+    found = wrong(asked("detect", "arm64-window"))
+    assert set(found) == {"I1", "I6", "I8", "I10", "I24"}
+    assert found["I6"] == pytest.approx(600 * S, rel=1e-4)
+    assert wrong(asked("detect", "arm64-window-two"))["I24"] == 1
+
+
+def test_a_raw_clock_that_is_taken_at_its_word_lets_the_counter_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "RAW_IS_SLOW", 10**18)
+    monkeypatch.setattr(detect, "LOST_NS", 0)
+    assert set(wrong(asked("detect", "arm64", "I1"))) == {"I1"}
 
 
 # ---- negative controls: a VMM that gets one thing wrong
@@ -263,7 +288,7 @@ def found_in(setting: Setting, *properties: str, budget_s: float = 5) -> dict[st
         (ByValue, NESTED, "I8", ""),
         (L2Twice, NESTED, "I1", "L2 CNTVCT"),
         (L2Twice, NESTED, "I8", "L2 CNTVCT"),
-        (OneByOne, ONE.but(kernel="linux-6.1-arm64", vcpus=2, reads=("CNTVCT",)), "I8", "CNTVCT"),
+        (OneByOne, ONE.but(kernel="linux-6.1-arm64", vcpus=2, reads=("CNTVCT",)), "one", "CNTVCT"),
         (OneByOne, ONE.but(kernel="linux-6.1-arm64", vcpus=2, reads=("CNTVCT",)), "I2", ""),
     ],
 )

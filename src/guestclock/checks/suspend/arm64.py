@@ -117,7 +117,7 @@ class Arm64(Architecture):
 
     def measures_sleep(self, setting: Setting) -> bool:
         """It is its own CNTVCT: what a VMM hides there it does not see."""
-        return not setting.vmm or not VMMS[setting.vmm].moves_counters
+        return not setting.vmm or (setting.vmm in VMMS and not VMMS[setting.vmm].moves_counters)
 
     def takes_interrupts(self, vcpu: VcpuTime) -> bool:
         return not runs_l2(vcpu)

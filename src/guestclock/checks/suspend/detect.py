@@ -32,7 +32,6 @@ from guestclock.kvm import api
 from guestclock.kvm.model.mutex import lock, unlock
 from guestclock.kvm.model.x86.kvmclock import KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME
 from guestclock.kvm.model.x86.run import kvm_run
-from guestclock.kvm.model.x86.state import VcpuTime
 from guestclock.sim import cp
 from guestclock.sim.field import flag, ref, s64
 from guestclock.sim.state import State
@@ -59,7 +58,7 @@ class Shared(State):
 
     known = flag("there was a look")
     offs_boot_ns = s64("BOOTTIME - MONOTONIC as of the last sleep that was taken from the counters, ns")
-    look: Look = ref("the latest one at which nothing had to be done", None)
+    look: Any = ref("the latest one at which nothing had to be done", None)
     stopping = flag("a thread puts the counters back: nobody else may look, or run")
 
 
@@ -92,17 +91,22 @@ class Detect(StoppingVmm):
 
     async def start(self, i: int) -> None:
         """From here on the thread of vCPU i looks, and runs it, again and again. A late one gets the others' TSC."""
+        await self.joins(i)
+        self.threads[i] = VcpuThread()
+        self.shared.stopping = False
+        self.stage.world.spawn(f"thread {i}", self.thread(i), daemon=True)
+
+    async def joins(self, i: int) -> None:
+        """vCPU i has the counters that all have."""
         if not self.offsets:
             self.offsets[i] = await self.stage.execute(api.GetTscOffset(0, i))
         elif self.stage.course.alive:
             await self.stage.execute(api.SetTscOffset(0, i, self.offsets[0]))
-        self.threads[i], self.offsets[i] = VcpuThread(), self.offsets[0]
-        self.shared.stopping = False
-        self.stage.world.spawn(f"thread {i}", self.thread(i), daemon=True)
+        self.offsets[i] = self.offsets[0]
 
     async def thread(self, i: int) -> None:
         tasks_run, shared, own = self.stage.machine.tasks_run, self.shared, self.threads[i]
-        vcpu: VcpuTime = self.stage.vm.vcpus[i]
+        vcpu = self.stage.vm.vcpus[i]
         while True:
             await cp("the thread looks", until=lambda: tasks_run() and not shared.stopping)
             look = self.look()
@@ -115,11 +119,15 @@ class Detect(StoppingVmm):
             await cp("KVM_RUN", until=tasks_run)
             await lock(vcpu, "KVM_RUN")
             vcpu.running = True
-            await kvm_run(vcpu)
+            await self.kvm_run(vcpu)
             vcpu.kicked = vcpu.running = own.going = False
             unlock(vcpu)
 
-    def look(self) -> Look:
+    async def kvm_run(self, vcpu: Any) -> None:
+        """One KVM_RUN, until it returns to user space."""
+        await kvm_run(vcpu)
+
+    def look(self) -> Any:
         """One step: a VMM reads BOOTTIME - MONOTONIC before and after the rest, and all anew if it has changed."""
         machine, kvm = self.stage.machine, self.stage.kvm.host
         clock = kvm.profile.get_clock(self.stage.vm)
@@ -145,16 +153,21 @@ class Detect(StoppingVmm):
         was, now, sleeps = shared.look, self.look(), len(stage.outcome.sleeps)
         hidden_ns = now.offs_boot_ns - shared.offs_boot_ns
         ran_ns = now.raw_ns - was.raw_ns + LOST_NS
-        clock_ns = was.clock_ns + ran_ns * (RAW_IS_SLOW + 1) // RAW_IS_SLOW
-        await self.counters_to(was.tsc + ran_ns * KHZ * (RAW_IS_SLOW + 1) // (RAW_IS_SLOW * 1_000_000), now.tsc)
-        # With a REALTIME the kernel moves the clock on by what has passed since it was read.
-        await stage.execute(api.SetClock(0, u64(clock_ns), KVM_CLOCK_REALTIME, now.realtime_ns))
+        now = await self.put(was, now, ran_ns)
         await cp("the record is filled", until=tasks_run)
         self.tell(hidden_ns)
         self.adjusted = sleeps
-        shared.look, shared.offs_boot_ns = now._replace(clock_ns=clock_ns), now.offs_boot_ns
+        shared.look, shared.offs_boot_ns = now, now.offs_boot_ns
         shared.stopping = False
         stage.outcome.reached.add("the VMM adjusted")
+
+    async def put(self, was: Any, now: Any, ran_ns: Any) -> Any:
+        """Every clock of the VM to where it was at `was`, and what the host has run since; answers the look to keep."""
+        clock_ns = was.clock_ns + ran_ns * (RAW_IS_SLOW + 1) // RAW_IS_SLOW
+        await self.counters_to(was.tsc + ran_ns * KHZ * (RAW_IS_SLOW + 1) // (RAW_IS_SLOW * 1_000_000), now.tsc)
+        # With a REALTIME the kernel moves the clock on by what has passed since it was read.
+        await self.stage.execute(api.SetClock(0, u64(clock_ns), KVM_CLOCK_REALTIME, now.realtime_ns))
+        return now._replace(clock_ns=clock_ns)
 
     async def counters_to(self, then: Any, now: Any) -> None:
         """Each vCPU's TSC, as of the host's TSC `now`, to what it would be as of `then` with the offset that it had."""

@@ -50,7 +50,7 @@ class Setting:
     """One case.
 
     kernel: of the host. handler: the guest's (guest.suspend_time). vmm: what the VMM does about a sleep: "" (nothing),
-    "inhibitor", "gate", "gate-late-stamp", "detect", "guest-first". clock: the guest's clocksource.
+    "inhibitor", "gate", "gate-late-stamp", "detect", "detect-arm64", "guest-first". clock: the guest's clocksource.
     vcpus: at the start. hotplug: one more is plugged in: "after" the first sleep, or "around" it, as soon as KVM has
     heard of it. registers: the guest asks to be told at "boot", or "late", after the first sleep. halted: vCPUs that
     have nothing to do. apic_off: vCPUs whose local APIC is off until the sleep is over. uninformed: the host sleeps

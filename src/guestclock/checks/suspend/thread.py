@@ -141,7 +141,7 @@ THREAD = Thread(
                both(cases(GATE, HandlerCorrected, "gate"), "gate")),
         Design("detect", "the VMM is not asked: each vCPU's thread looks for a sleep before every KVM_RUN",
                "the thread's last question, Nishida, 2022-04-06",
-               cases("linux-6.12", HandlerCorrected, "detect")),
+               both(cases("linux-6.12", HandlerCorrected, "detect"), "detect")),
         Design("guest-first", "the guest suspends first, and the host waits for it", "Zyngier, 2021-12-04",
                both(cases("linux-6.12", NoHandler, "guest-first"), "guest-first")),
         Design("by-value", "the inhibitor's VMM on arm64 before 6.4: CNTVCT is read and written by value",

@@ -11,6 +11,7 @@ from typing import Any
 
 from guestclock.checks.suspend.architectures import architecture
 from guestclock.checks.suspend.detect import Detect
+from guestclock.checks.suspend.detect_arm64 import DetectArm64
 from guestclock.checks.suspend.setting import TICK_NS, TICKED_NS, Outcome, S, Setting
 from guestclock.checks.suspend.spin import Spins
 from guestclock.checks.suspend.views import Tracker
@@ -37,7 +38,7 @@ class Stage:
         self.ticked_at_exit = 0
         self.offset: Any = 0
         """The counter offset that the VMM has set, where it sets one for the whole VM (arm64), ticks."""
-        self.vmm = {**VMMS, "detect": Detect}[setting.vmm](self) if setting.vmm else None
+        self.vmm = {**VMMS, "detect": Detect, "detect-arm64": DetectArm64}[setting.vmm](self) if setting.vmm else None
         outcome.tracker = Tracker(outcome, self.applied)
         outcome.spins = Spins(outcome)
         machine.before_sleep = self.last_tick

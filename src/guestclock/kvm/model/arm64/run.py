@@ -88,26 +88,33 @@ async def scheduled_out(vcpu: VcpuTime) -> None:
     vcpu_load(vcpu)
 
 
-async def thread(vcpu: VcpuTime) -> None:
-    """The vCPU's thread from Start to Kick: the mutex is taken already. The guest spins, so it leaves only if forced.
+async def kvm_run(vcpu: VcpuTime) -> None:
+    """One KVM_RUN: the mutex is taken already, and kept. The guest spins, so it leaves only if it is forced.
 
-    The freezer before a sleep of the host throws it out to userspace; thawed, it comes back. Its own timers do not
-    throw it out while it spins: they are looked at when it enters.
+    Its own timers do not throw it out while it spins: they are looked at when it enters.
+    """
+    vcpu_load(vcpu)
+    while await enter_guest(vcpu):
+        await cp("in the guest", until=lambda: vcpu.ipi or vcpu.preempted or must_leave(vcpu))
+        exit_guest(vcpu)
+        if vcpu.preempted:
+            await scheduled_out(vcpu)
+        elif vcpu.on_cpu != vcpu.affinity:
+            vcpu_put(vcpu)
+            vcpu_load(vcpu)
+        if must_leave(vcpu):
+            break
+    leave_kvm_run(vcpu)
+
+
+async def thread(vcpu: VcpuTime) -> None:
+    """The vCPU's thread from Start to Kick: the mutex is taken already.
+
+    The freezer before a sleep of the host throws it out to userspace; thawed, it comes back.
     """
     tasks_run = vcpu.vm.kvm.machine.tasks_run
     while not vcpu.kicked:
-        vcpu_load(vcpu)
-        while await enter_guest(vcpu):
-            await cp("in the guest", until=lambda: vcpu.ipi or vcpu.preempted or must_leave(vcpu))
-            exit_guest(vcpu)
-            if vcpu.preempted:
-                await scheduled_out(vcpu)
-            elif vcpu.on_cpu != vcpu.affinity:
-                vcpu_put(vcpu)
-                vcpu_load(vcpu)
-            if must_leave(vcpu):
-                break
-        leave_kvm_run(vcpu)
+        await kvm_run(vcpu)
         if vcpu.kicked:
             break
         # Frozen, or a timer's output has changed and userspace has to hear of it: either way it comes back.
