@@ -9,11 +9,11 @@ import pytest
 
 from guestclock.checks.checker import OrderChecker
 from guestclock.checks.freeze import clocks, faults
+from guestclock.checks.freeze.cases import GATE, GOING_ON, HALTED, WRITTEN_V0_FIRST
 from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
 from guestclock.checks.freeze.clocks import Move
-from guestclock.checks.freeze.faults import BOUNDS, Faults
+from guestclock.checks.freeze.fault_states import BOUNDS, Faults
 from guestclock.checks.freeze.protocol import Protocol
-from guestclock.checks.freeze.thread import GATE, GOING_ON, HALTED, WRITTEN_V0_FIRST
 from tests.explore.integers import IntegerWorld, OutOfBounds
 
 RUNS = 400
@@ -64,6 +64,22 @@ def test_no_random_run_with_faults_leaves_two_owners_or_none(what: Faults):
     assert ended > RUNS // 2
     assert "goes on here" in reached
     assert "moved" in reached or what.target_dies  # it seldom lives that long
+
+
+@pytest.mark.parametrize(
+    "what", [Faults(source_dies=True), Faults(suspected=True), Faults(lost=("commit",), source_dies=True)]
+)
+def test_no_random_run_without_a_source_leaves_two_owners_or_none_of_an_image(what: Faults):
+    reached: set[str] = set()
+    for seed in range(RUNS):
+        try:
+            outcome = IntegerWorld(faults.build(GATE, what), BOUNDS, Random(seed)).run()
+        except OutOfBounds:
+            continue
+        reached |= outcome.reached
+        assert (outcome.executing, outcome.split, outcome.torn) == (outcome.owed, 0, 0), seed
+        assert not outcome.standstill, seed
+    assert {"taken over", "nothing to take over"} <= reached
 
 
 def test_random_runs_without_a_fence_run_on_two_hosts_at_once():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from guestclock.checks.asks import Ask, Question
-from guestclock.checks.freeze.faults import DELAY_NS, T_ACK, T_SPIN
+from guestclock.checks.freeze.fault_states import DELAY_NS, T_ACK, T_RUN, T_SPIN, T_THAW
 
 
 def _count(outcome: Any, what: str, unit: str, value: int) -> Ask:
@@ -16,9 +16,9 @@ def _count(outcome: Any, what: str, unit: str, value: int) -> Ask:
 
 
 def one_owner(outcome: Any) -> Iterator[Ask]:
-    """S5, I25: no two hosts let one image run, at no time; at the end exactly one does."""
+    """S5, I25: no two hosts let one image run, at no time; at the end exactly one does, if any is left that has it."""
     yield _count(outcome, "let run by two hosts at once", "image", outcome.split)
-    yield _count(outcome, "too many or too few runs it in the end", "host", abs(outcome.executing - 1))
+    yield _count(outcome, "too many or too few runs it in the end", "host", abs(outcome.executing - outcome.owed))
 
 
 def goes_on(outcome: Any) -> Iterator[Ask]:
@@ -60,6 +60,19 @@ def short_freeze(outcome: Any) -> Iterator[Ask]:
         yield from _between(outcome, "frozen before all have stopped", "frozen", ("stopped or not",), T_SPIN, 4)
 
 
+def gate_bounded(outcome: Any) -> Iterator[Ask]:
+    """C6, last rows: an NMI that is needed is delivered once the source has heard nothing of two COMMITs and its guest
+    has gone on, or was declared dead, at the latest; nine steps are theirs and the guest's in between.
+    """
+    yield from _between(outcome, "held back", "an NMI is needed", ("an NMI is taken",), 2 * T_RUN + T_THAW, 9)
+
+
+def nmi_after_thaw(outcome: Any) -> Iterator[Ask]:
+    """S6: nor is it delivered to a guest that is frozen and was stopped: that one would read another host's counter."""
+    if outcome.faults.nmi_needed:
+        yield _count(outcome, "taken between stop and step 10", "NMI", outcome.nmi_amid)
+
+
 def _between(outcome: Any, sense: str, begin: str, ends: tuple[str, ...], timeout_ms: int, steps: int) -> Iterator[Ask]:
     marks = outcome.marks
     if begin not in marks:
@@ -67,6 +80,8 @@ def _between(outcome: Any, sense: str, begin: str, ends: tuple[str, ...], timeou
     number, since = marks[begin]
     end = next((marks[name] for name in ends if name in marks), None)
     allowed = timeout_ms * 1_000_000 + steps * DELAY_NS
+    if end is None and not outcome.sides[0].alive:
+        return  # with the source went what it had asked for
     if end is None:
         # For ever: as much as the horizon, and no time bounds it.
         yield _count(outcome, f"{sense} for ever", "request", 1)
@@ -102,6 +117,15 @@ FAULT_QUESTIONS = (
     Question(
         "short-freeze", "the guest is not frozen for longer than a time-out before all have stopped",
         source="S8; T_spin", breaks="vCPUs that spin for the clock", asks=short_freeze,
+    ),
+    Question(
+        "gate-bounded", "an NMI that the guest must be given is held back for a bounded time",
+        source="C6: kdump, hard lockup, SERR", breaks="a crash dump that never begins, a watchdog that never bites",
+        asks=gate_bounded,
+    ),
+    Question(
+        "nmi-after-thaw", "... and is not given to a guest that was stopped and is still frozen",
+        source="S6", breaks="a handler that reads one host's counter by another's factors", asks=nmi_after_thaw,
     ),
 )  # fmt: skip
 

@@ -1,130 +1,31 @@
-"""What can fail while a guest is frozen and moved: messages, time-outs, hosts, the guest. Order alone counts here.
+"""Who does what when something fails while a guest is frozen and moved: the hosts, the guest, management, bad luck.
 
-The guest's memory exists twice from the moment it is loaded on the target, so it is an object per host. A time-out may
-end any wait, whatever else happens: every step may take longer than every time-out. The unit of time is 1 ns.
-
-What the source has handed over (COMMIT) it takes back in one way only: somebody above both hosts (management) switches
-the target off, and what is then started from the frozen image is another VM by its generation. Without that power two
-hosts on a lossy link cannot end in one owner; that is no matter of implementation.
+What they share is `fault_states`'. Every actor of a host's or the guest's takes steps only while it has power.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Any
 
-from guestclock.checks.freeze.protocol import Protocol
-from guestclock.explore.world import Bounds, World
-from guestclock.sim import State, cp
-from guestclock.sim.field import flag, integer
-
-MS_PS = 10**9
-T_NMI, T_ACK, T_SPIN, T_LOAD, T_RUN, T_THAW = 10, 200, 50, 500, 500, 200
-"""Time-outs, ms: suggestions of the analysis (C6), not of the thread, which has none."""
-DELAY_NS = 1_000_000_000
-BOUNDS = Bounds(horizon=60 * 10**9, delay=DELAY_NS, section=1000, ps=(1000, 1))
-
-MESSAGES = ("interrupt", "exit", "image", "loaded", "commit", "running")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Faults:
-    """lost: messages that get lost the first time; gone: every time. twice: the interrupt comes twice. target_dies: at
-    any moment from step 2 until it has told that the guest runs. hangs: V0 stops for ever, at any moment.
-    nmi_stays: one is handled for ever. v1_stays: V1 never leaves guest mode. unfit: the target's frequency is one that
-    the guest refuses.
-    """
-
-    lost: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
-    twice: bool = False
-    target_dies: bool = False
-    hangs: bool = False
-    nmi_stays: bool = False
-    v1_stays: bool = False
-    unfit: bool = False
-
-
-class Image(State):
-    """The guest's memory on one host."""
-
-    irq = integer("freeze interrupts that are pending")
-    lock = integer("timekeeper_lock: 0 free, 1 V0's, 2 V1's")
-    odd = flag("tk_core.seq is odd")
-    done = integer("the last epoch that was served")
-    content = integer("counts stores to the timekeeper: equal where the image is")
-    rate = integer("whose frequency the timekeeper goes by: 0 the source's, 1 the target's")
-    armed = flag("a timer is programmed", True)
-    timer_rate = integer("by whose frequency its deadline was computed")
-
-
-class Side(State):
-    """One host, as the guest sees it."""
-
-    alive = flag("it is on; one that is off lets nobody run", True)
-    runs0 = flag("V0 may be in guest mode")
-    runs1 = flag("V1 may")
-    kicked = flag("V1 shall leave guest mode")
-    record = integer("the epoch that the record in the guest's memory answers")
-    thawed = flag("V0 has told that it is not frozen any more")
-    nack = flag("V0 has told that it cannot go on with this frequency")
-    scaled = flag("the host offers the old frequency instead")
-
-
-class Between(State):
-    """What the hosts know of each other and of the guest. Messages: how many have arrived."""
-
-    request = integer("the epoch asked for")
-    cancelled = integer("the epoch that was called off")
-    exited = integer("the epoch for which V0 has told that it is frozen")
-    image = integer("message: source to target")
-    loaded = integer("message: target to source")
-    commit = integer("message: source to target, the token")
-    running = integer("message: target to source")
-    aborted = flag("the source has gone on by itself")
-    over = flag("the source has heard that the guest runs")
-    hung = flag("V0 does nothing any more")
-    generation = integer("of the VM: another where it was started from a copy")
-
-
-@dataclass
-class Outcome:
-    """marks: (number, symbol) of steps that questions measure from and to. acked: the image when V0 had left."""
-
-    world: World
-    protocol: Protocol
-    faults: Faults
-    images: tuple[Image, Image]
-    sides: tuple[Side, Side]
-    between: Between
-    marks: dict[str, tuple[int, str]] = field(default_factory=dict)
-    split: int = 0
-    torn: int = 0
-    stale_timers: int = 0
-    acked: int | None = None
-    dead: bool = False
-    finished: bool = True
-    reached: set[str] = field(default_factory=set)
-    contracts: set[str] = field(default_factory=set)
-
-    @property
-    def executing(self) -> int:
-        """How many hosts let the guest run, now."""
-        return sum(side.runs0 or side.runs1 for side in self.sides)
-
-    @property
-    def standstill(self) -> int | None:
-        """1 where not all vCPUs run in the end, or the guest is frozen: sequence odd or lock held.
-
-        None: its handler hangs, which is not the protocol's to cure.
-        """
-        if self.between.hung:
-            return None
-        for image, side in zip(self.images, self.sides, strict=True):
-            if side.alive and side.runs0 and side.runs1 and not image.odd and image.lock == 0:
-                return 0
-        return 1
+from guestclock.checks.freeze.fault_states import (
+    MS_PS,
+    T_ACK,
+    T_LOAD,
+    T_NMI,
+    T_RUN,
+    T_SPIN,
+    T_THAW,
+    Between,
+    Faults,
+    Image,
+    Outcome,
+    Side,
+)
+from guestclock.checks.freeze.protocol import ABORTS, PASSES, Protocol
+from guestclock.explore.world import World
+from guestclock.sim import cp
 
 
 def build(protocol: Protocol, faults: Faults) -> Callable[[World], Outcome]:
@@ -136,17 +37,23 @@ def build(protocol: Protocol, faults: Faults) -> Callable[[World], Outcome]:
     return made
 
 
+class _Off(Exception):
+    """The host whose step this is has no power."""
+
+
 class _World:
     def __init__(self, protocol: Protocol, faults: Faults, world: World) -> None:
         self.protocol, self.faults, self.world = protocol, faults, world
         self.images, self.sides, self.b = (Image(), Image()), (Side(runs0=True, runs1=True), Side()), Between()
+        self.sent = Image()
         self.outcome = Outcome(world, protocol, faults, self.images, self.sides, self.b)
         self.tries: dict[str, int] = {}
         spawn: dict[str, Any] = {
             "source": self.source(), "V0": self.handler(0), "target": self.target(), "V0 there": self.there(),
-            "timer": self.timer(),
         }  # fmt: skip
-        if not faults.hangs:  # a hanging V0 waits for ever with and without a lock
+        if not (faults.source_dies or faults.suspected or faults.nmi_needed):  # their actors have no timer to meet
+            spawn["timer"] = self.timer()
+        if not (faults.hangs or faults.source_dies):  # who hangs or is off waits for ever with and without a lock
             spawn["V1's tick"] = self.ticks()
         if not faults.v1_stays:
             spawn["V1"] = self.leaves()
@@ -154,6 +61,12 @@ class _World:
             spawn["power"] = self.dies()
         if faults.hangs:
             spawn["bug"] = self.hangs()
+        if faults.source_dies:
+            spawn["power here"] = self.source_dies()
+        if faults.source_dies or faults.suspected:
+            spawn["management"] = self.management()
+        if faults.nmi_needed:
+            spawn["who needs an NMI"] = self.needs_nmi()
         for name, actor in spawn.items():
             world.spawn(name, actor, daemon=True)
 
@@ -189,43 +102,67 @@ class _World:
     # ---- the source
 
     async def source(self) -> None:
+        with suppress(_Off):
+            await self._moves_it()
+
+    async def here(self, label: str, until: Callable[[], bool] | None = None, delay_ps: int | None = None) -> None:
+        """A step of the source's. Raises _Off where it has no power any more."""
+        side = self.sides[0]
+        wakes = None if until is None else lambda: until() or not side.alive
+        await cp(label, until=wakes, delay_ps=delay_ps)
+        if not side.alive:
+            raise _Off
+
+    def forced(self) -> bool:
+        """Whether the protocol is to be given up for an NMI."""
+        return self.protocol.forced_nmi == ABORTS and self.b.nmi_needed
+
+    async def _moves_it(self) -> None:
         b, here, image, protocol, faults = self.b, self.sides[0], self.images[0], self.protocol, self.faults
+        here.gated = protocol.gates
         if protocol.drains:
-            await cp("1 has waited for NMIs", until=lambda: not faults.nmi_stays, delay_ps=self.waits(T_NMI))
+            await self.here("1 has waited for NMIs", until=lambda: not faults.nmi_stays, delay_ps=self.waits(T_NMI))
             if faults.nmi_stays:
+                here.gated = False
                 self.mark("given up")
                 return
         if not protocol.keeps_running:
-            await cp("stops V1 first")
+            await self.here("stops V1 first")
             here.kicked = True
-        await cp("2 injects the interrupt")
+        await self.here("2 injects the interrupt")
         b.request = 1
+        self.sent.copy(image)
         self.mark("requested")
         self._inject()
         while not b.exited:
-            await cp("5 has waited for the guest", until=lambda: b.exited == 1, delay_ps=self.waits(T_ACK))
+            await self.here(
+                "5 has waited for the guest", until=lambda: b.exited == 1 or self.forced(), delay_ps=self.waits(T_ACK)
+            )
             if b.exited:
                 break
-            if self.tries["interrupt"] == 1:
+            if self.tries["interrupt"] == 1 and not self.forced():
                 self._inject()
             else:
                 await self._cancel()
                 return
         self.mark("acknowledged")
         here.kicked = True
-        await cp("6 has waited for V1", until=lambda: not here.runs1, delay_ps=self.waits(T_SPIN))
+        await self.here("6 has waited for V1", until=lambda: not here.runs1, delay_ps=self.waits(T_SPIN))
         self.mark("stopped or not")
         if here.runs1:
             await self._goes_on("V1 did not stop")
             return
         self.outcome.acked = image.content
-        await cp("6 sends the image")
+        await self.here("6 sends the image")
+        if protocol.copies_last:
+            self.sent.copy(image)
         if self.arrives("image"):
             b.image += 1
-        await cp("6 has waited for LOADED", until=lambda: b.loaded > 0, delay_ps=self.waits(T_LOAD))
-        if b.loaded == 0:
+        loaded = self.waits(T_LOAD)
+        await self.here("6 has waited for LOADED", until=lambda: b.loaded > 0 or self.forced(), delay_ps=loaded)
+        if b.loaded == 0 or self.forced():
             b.aborted = True
-            await self._goes_on("not loaded")
+            await self._goes_on("not loaded" if b.loaded == 0 else "called off for an NMI")
             return
         await self._commits()
 
@@ -234,30 +171,34 @@ class _World:
             self.images[0].irq += 2 if self.faults.twice else 1
 
     async def _cancel(self) -> None:
-        """The guest has not told anything: what is pending is taken back, what still comes is answered."""
+        """The guest has not told anything: what is pending is taken back, what still comes is answered.
+
+        It may be frozen all the same, or about to be; but nobody was stopped and nothing moves, so that what an NMI
+        reads meanwhile stays true, and the gate may open.
+        """
         b = self.b
         b.cancelled, self.images[0].irq = 1, 0
-        self.sides[0].kicked = False
+        self.sides[0].kicked = self.sides[0].gated = False
         self.sides[0].runs1 = True
         self.mark("cancelled")
-        await cp("a late exit", until=lambda: b.exited == 1)
+        await self.here("a late exit", until=lambda: b.exited == 1)
         if self.protocol.answers_late:
             await self._goes_on("late exit")
 
     async def _commits(self) -> None:
         b = self.b
         for _ in range(2):
-            await cp("6 hands the token over")
+            await self.here("6 hands the token over")
             if self.arrives("commit"):
                 b.commit += 1
             self.mark("committed")
-            await cp("8 has waited for RUNNING", until=lambda: b.running > 0, delay_ps=self.waits(T_RUN))
+            await self.here("8 has waited for RUNNING", until=lambda: b.running > 0, delay_ps=self.waits(T_RUN))
             if b.running:
                 b.over = True
                 self.mark("moved")
                 return
         if self.protocol.fences:
-            await cp("management switches the target off")
+            await self.here("management switches the target off")
             there = self.sides[1]
             there.alive = there.runs0 = there.runs1 = False
         b.generation += 1
@@ -265,19 +206,21 @@ class _World:
 
     async def _goes_on(self, why: str) -> None:
         """SAME_HOST, or what was frozen is started here as another generation."""
-        here = self.sides[0]
+        here, protocol = self.sides[0], self.protocol
         self.outcome.reached.add(why)
         here.record = 1
         here.kicked = False
         self.enters(0)
-        await cp("10 has waited for the guest", until=lambda: here.thawed, delay_ps=self.thaw_waits())
+        await self.here("10 has waited for the guest", until=lambda: here.thawed, delay_ps=self.thaw_waits())
         if here.thawed:
             here.runs1 = True
+            here.gated = False
             self.mark("goes on here")
         else:
             self.outcome.dead = True
             self.outcome.reached.add("declared dead")
-            await cp("10 after all", until=lambda: here.thawed)
+            here.gated = here.gated and protocol.forced_nmi != ABORTS
+            await self.here("10 after all", until=lambda: here.thawed)
             here.runs1 = True
 
     # ---- the target
@@ -288,8 +231,9 @@ class _World:
         self._load()
         if self.arrives("loaded"):
             b.loaded += 1
+        there.gated = protocol.gates
         if protocol.token:
-            await cp("6 has the token", until=lambda: b.commit > 0 and there.alive)
+            await cp("6 has the token", until=lambda: (b.commit > 0 or b.promoted) and there.alive)
         else:
             await cp("7 goes ahead", until=lambda: there.alive)
         there.record = 1
@@ -310,8 +254,10 @@ class _World:
         if not there.thawed:
             self.outcome.dead = True
             self.outcome.reached.add("declared dead")
+            there.gated = there.gated and protocol.forced_nmi != ABORTS
             await cp("10 after all", until=lambda: there.thawed and there.alive)
         there.runs1 = True
+        there.gated = False
         for sent in (1, 2):
             if self.arrives("running"):
                 b.running += 1
@@ -319,10 +265,9 @@ class _World:
             await cp("is asked again", until=lambda sent=sent: b.commit > sent and there.alive)  # type: ignore[misc]
 
     def _load(self) -> None:
-        source, image = self.images
-        image.irq, image.lock, image.odd, image.done = source.irq, source.lock, source.odd, source.done
-        image.content, image.rate, image.timer_rate = source.content, source.rate, source.timer_rate
-        image.armed = source.armed and not self.protocol.drops_deadlines
+        image = self.images[1]
+        image.copy(self.sent)
+        image.armed = image.armed and not self.protocol.drops_deadlines
 
     # ---- the guest
 
@@ -416,3 +361,57 @@ class _World:
         await cp("V0 hangs")
         self.b.hung = True
         self.outcome.reached.add("V0 hung")
+
+    async def source_dies(self) -> None:
+        here = self.sides[0]
+        await cp("the source's power fails", until=lambda: self.b.request > 0 and not self.b.over)
+        here.alive = here.runs0 = here.runs1 = False
+        self.outcome.reached.add("the source died")
+
+    async def management(self) -> None:
+        """Takes the source for dead, and starts on the target what is there: after it has switched the source off.
+
+        Nothing is switched off where nothing could be started.
+        """
+        b, faults = self.b, self.faults
+        here, there = self.sides
+
+        def takes_it_for_dead() -> bool:
+            return not here.alive or (faults.suspected and b.request > 0)
+
+        await cp("takes the source for dead", until=takes_it_for_dead)
+        if not self.protocol.takes_over or b.commit or not there.alive or not b.image:
+            self.outcome.reached.add("nothing to take over")
+            return
+        if self.protocol.fences:
+            here.alive = here.runs0 = here.runs1 = False
+        b.took_over = True
+        await cp("lets the target run it")
+        if there.alive:
+            b.generation += 1
+            b.promoted = True
+            self.outcome.reached.add("taken over")
+
+    async def needs_nmi(self) -> None:
+        """A crash dump, or a watchdog's: whichever host lets the guest run delivers it, when its gate is open.
+
+        Where V0 hangs, that is what it is needed for.
+        """
+        b, sides, images = self.b, self.sides, self.images
+        await cp("an NMI is needed", until=lambda: b.request > 0 and (b.hung or not self.faults.hangs))
+        b.nmi_needed = True
+        self.mark("an NMI is needed")
+        passes = self.protocol.forced_nmi == PASSES
+
+        def by() -> int | None:
+            for which, side in enumerate(sides):
+                if side.alive and side.runs0 and (passes or not side.gated):
+                    return which
+            return None
+
+        await cp("takes the NMI", until=lambda: by() is not None)
+        which = by()
+        assert which is not None
+        self.mark("an NMI is taken")
+        stopped = which == 1 or not sides[0].runs1
+        self.outcome.nmi_amid += int(images[which].odd and stopped and not self.outcome.dead)

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
 from guestclock.guest.freeze import Rules
 
+ABORTS, WAITS, PASSES = "aborts", "waits", "passes"
+"""What an NMI that is needed (kdump, a hard lockup, SERR) does to a guest whose NMIs are held back. ABORTS: what can
+still be given up is, and the gate opens when the guest goes on, or is declared dead. WAITS: until step 11, whenever
+that may be. PASSES: it is let through at once.
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
@@ -23,6 +29,10 @@ class Protocol:
     answers_late: an exit "frozen" that comes after the cancel is answered: go on as you were. idempotent: a request
     whose epoch was served, or cancelled, freezes nothing. keeps_running: all vCPUs run until the guest has told that it
     is frozen. drops_deadlines: timers of the old counter's do not move; the guest programs its timers in step 10.
+    copies_last: what is sent is the memory as it is when all have stopped, not as it was when the interrupt came.
+    takes_over: what the source leaves when its power fails, or when it is taken for dead, is started on the target, by
+    the one who can switch the source off for sure (with fences: who does). forced_nmi: what becomes of the protocol if
+    the guest must be given an NMI: ABORTS, WAITS, PASSES.
     """
 
     rules: Rules = CORRECTED_GUEST
@@ -42,3 +52,6 @@ class Protocol:
     idempotent: bool = True
     keeps_running: bool = True
     drops_deadlines: bool = True
+    copies_last: bool = True
+    takes_over: bool = True
+    forced_nmi: str = ABORTS

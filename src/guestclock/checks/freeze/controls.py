@@ -1,0 +1,143 @@
+"""Negative controls: each is a corrected design with one line broken, in the case that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from guestclock.checks.freeze.cases import (
+    FAULTS,
+    GATE,
+    GOING_ON,
+    HALTED,
+    SLEEPS,
+    clock_cases,
+    family_case,
+    fault_cases,
+    l1_with_l2,
+    moved,
+    restore_case,
+)
+from guestclock.checks.freeze.nested import T_L2, Family
+from guestclock.checks.freeze.nested_clocks import Nesting
+from guestclock.checks.freeze.protocol import PASSES, WAITS, Protocol
+from guestclock.checks.freeze.restores import NEXT, Restores
+from guestclock.checks.protocol import Case
+from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
+from guestclock.guest.freeze import NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    name: str
+    about: str
+    protocol: Protocol | Nesting | Family | Restores
+    case: str = "2400000-2900000"
+    continuous: bool = False
+
+    def cases(self) -> list[Case]:
+        if isinstance(self.protocol, Nesting):
+            return [l1_with_l2(self.case, self.protocol, continuous=self.continuous)]
+        if isinstance(self.protocol, Family):
+            return [family_case(self.case, self.protocol)]
+        if isinstance(self.protocol, Restores):
+            return [restore_case(self.case, self.protocol)]
+        if self.case in FAULTS:
+            return fault_cases(self.protocol, [self.case])
+        if self.case in SLEEPS:
+            about, move = SLEEPS[self.case]
+            return [moved(self.case, about, self.protocol, move)]
+        return [c for c in clock_cases(self.protocol, continuous=self.continuous) if c.name == self.case]
+
+
+def _rules(**changes: bool | str) -> Protocol:
+    return replace(GATE, rules=replace(CORRECTED_GUEST, **changes))  # type: ignore[arg-type]
+
+
+CONTROLS = (
+    Control("no-closing", "the old epoch ends at freeze()", _rules(closes=False)),
+    Control("own-stop", "it ends where V0 left, not the last vCPU", replace(GATE, stop_of_all=False)),
+    Control("no-drain", "a pending NMI is not waited for", replace(GATE, drains=False), "nmi-then-vdso"),
+    Control("ungated", "NMIs come as they like", replace(GATE, gates=False, drains=False), "nmi-then-vdso"),
+    Control("all-at-once", "step 8 lets all vCPUs run", replace(GATE, v0_first=False), "vdso-then-syscall"),
+    Control(
+        "factors-alone", "the factors change, cycle_last stays",
+        _rules(rebase=NOWHERE, closes=False, adds_wait=False),
+    ),
+    Control("stale-downtime", "the downtime is no pair with the counter", _rules(adds_wait=False)),
+    Control(
+        "halted-vdso-open", "fast timekeepers are halted, the vDSO goes on until the stop",
+        replace(HALTED, blocks_vdso=False), "vdso-then-nmi",
+    ),
+    Control(
+        "offsets-apart", "each vCPU's offset is computed when its turn comes", replace(GOING_ON, one_offset=False),
+        continuous=True,
+    ),
+    Control(
+        "no-fence", "the source takes back what it handed over while the target lives", replace(GATE, fences=False),
+        "commit-lost",
+    ),
+    Control(
+        "suspected-unfenced", "a source that is taken for dead is not switched off", replace(GATE, fences=False),
+        "source-suspected",
+    ),
+    Control(
+        "image-left", "the source dies, and nobody starts what it left", replace(GATE, takes_over=False),
+        "source-dies",
+    ),
+    Control(
+        "gate-for-ever", "NMIs are held back until step 11, whatever becomes of it",
+        replace(GATE, forced_nmi=WAITS), "nmi-needed-v0-hangs",
+    ),
+    Control(
+        "nmi-passes", "the gate lets an NMI through that is needed", replace(GATE, forced_nmi=PASSES), "nmi-needed"
+    ),
+    Control(
+        "generation-plus-one", "a restore takes the image's generation and one more", Restores(numbers=NEXT),
+        "restored-twice",
+    ),
+    Control(
+        "generation-late", "the generation is written when the guest runs", Restores(told_first=False),
+        "restored-twice",
+    ),
+    Control(
+        "copied-early", "what is sent was copied before the guest froze", replace(GATE, copies_last=False),
+        "interrupt-lost",
+    ),
+    Control("no-token", "the target runs what it has loaded", replace(GATE, token=False), "loaded-lost"),
+    Control(
+        "late-exit-ignored", "an exit after the cancel has no answer", replace(GATE, answers_late=False),
+        "image-lost",
+    ),
+    Control(
+        "freezes-twice", "a second interrupt freezes again", replace(GATE, idempotent=False),
+        "interrupt-twice-loaded-lost",
+    ),
+    Control("deadlines-move", "timers move with the image", replace(GATE, drops_deadlines=False), "interrupt-lost"),
+    Control("no-time-outs", "everybody waits for ever", replace(GATE, times_out=False), "target-dies"),
+    Control(
+        "stops-first", "V1 is stopped before the guest is frozen, and nothing times out",
+        replace(GATE, keeps_running=False, times_out=False), "nothing-fails",
+    ),
+    Control(
+        "downtime-by-monotonic", "hosts take the downtime from a clock that stops while they sleep",
+        replace(GATE, counts_sleep=False), "moved-asleep",
+    ),
+    Control(
+        "reset-unadmitted", "a host whose TSC was reset says SAME_HOST", replace(GATE, admits_reset=False),
+        "aborted-reset-run",
+    ),
+    Control("outer-first", "L1 is frozen while L2 runs", Family(l2s=1, inner_first=False), "one-l2"),
+    Control(
+        "outer-first-clocks", "the same, with times", Nesting(inner_first=False), "l1-with-l2", continuous=True
+    ),
+    Control("l0-downtime", "L2 is told L1's downtime", Nesting(by_l1=False), "l1-with-l2"),
+    Control(
+        "two-looks", "L1 reads L2's counter and its own BOOTTIME one after the other", Nesting(one_look=False),
+        "l1-with-l2",
+    ),
+    Control(
+        "frozen-forgotten", "one L2 declines, the others stay frozen", Family(l2s=3, declines=(1,), lets_go=False),
+        "one-of-three-declines",
+    ),
+    Control("impatient", "L0 waits for L1 as long as L1 for its L2s", Family(t_l1_ms=T_L2), "three-l2s"),
+)  # fmt: skip
