@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from guestclock.checks.freeze import clocks, faults, nested, nested_clocks, restores
+from guestclock.checks.freeze import clocks, faults, handed_down, nested, nested_clocks, restores
+from guestclock.checks.freeze import unaware as unaware_l2
 from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
 from guestclock.checks.freeze.clocks import SECOND, Move
 from guestclock.checks.freeze.fault_questions import FAULT_QUESTIONS
 from guestclock.checks.freeze.fault_states import BOUNDS, MESSAGES, Faults
+from guestclock.checks.freeze.handed_down import Handing
 from guestclock.checks.freeze.nested import Family
 from guestclock.checks.freeze.nested_clocks import Nesting
 from guestclock.checks.freeze.protocol import WAITS, Protocol
 from guestclock.checks.freeze.restores import RESTORE_QUESTIONS, Restores
+from guestclock.checks.freeze.unaware import TRAPPED, Placing, Unaware
 from guestclock.checks.protocol import Case
 from guestclock.guest.freeze import AS_WRITTEN, AT_STOP, RUN, SAME_HOST, STOP
 from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
@@ -143,6 +146,7 @@ NESTED: dict[str, tuple[str, Move]] = {
     "l2-to-a-host": ("L2 moves from a scaled L1 to a physical host", TO_HOST),
     "l2-to-a-host-asleep": ("the same, the host with the image sleeps an hour", replace(TO_HOST, sleep_ns=HOUR_NS)),
 }
+STAYS_SILENT = Move(policy=RUN)
 L1_WITH_L2: dict[str, tuple[str, Move]] = {
     "l1-with-l2": ("L1 moves with L2 inside, and hands the frequency down", Move()),
     "l1-with-l2-slower": ("the same, to a slower host", Move(target_khz=1_920_000)),
@@ -156,6 +160,13 @@ FAMILIES = {
     "l2s-and-the-move-fails": Family(target_dies=True),
 }
 ORDERS = ("last-in-first-out", "patient", "goes-on")
+UNAWARE: dict[str, tuple[str, Unaware, Move]] = {
+    "l2-unaware": ("L1 moves, and keeps its L2's old frequency by scaling", Unaware(), STAYS_SILENT),
+    "l2-unaware-32-bits": ("the same with ratios of 32 bits", Unaware(frac_bits=32), STAYS_SILENT),
+    "l2-unaware-slower": ("to a slower host", Unaware(), replace(STAYS_SILENT, target_khz=1_920_000)),
+    "l2-unaware-asleep": ("L1's host sleeps an hour on the way", Unaware(), replace(STAYS_SILENT, sleep_ns=HOUR_NS)),
+    "l2-unaware-trapped": ("L1 answers its L2's RDTSC", Unaware(how=TRAPPED), STAYS_SILENT),
+}
 INSIDE = ("never-back", "one-epoch", "none-while-moved", "counts-what-ran", "counts-downtime")
 
 
@@ -163,6 +174,7 @@ def nested_cases(protocol: Protocol = GATE) -> list[Case]:
     """Guests of guests, and hosts that sleep while they have a frozen image."""
     found = [moved(name, about, protocol, move) for name, (about, move) in {**SLEEPS, **NESTED}.items()]
     found += [l1_with_l2(name, Nesting()) for name in L1_WITH_L2]
+    found += [handed_down_case(), *(unaware_case(name) for name in UNAWARE), misplaced_case()]
     found += [family_case(name, family) for name, family in FAMILIES.items()]
     return found
 
@@ -173,6 +185,34 @@ def l1_with_l2(name: str, nesting: Nesting, *, continuous: bool = False) -> Case
     must = ("vdso in epoch 0", "vdso in epoch 1")
     build = nested_clocks.build(nesting, move)
     return Case(name=name, about=about, build=build, bounds=move.bounds, must=must, invariants=INSIDE)
+
+
+def unaware_case(name: str, unaware: Unaware | None = None) -> Case:
+    about, usual, move = UNAWARE[name]
+    return Case(
+        name=name, about=about, build=unaware_l2.build(unaware or usual, move), bounds=move.bounds,
+        must=("vdso at site 0", "vdso at site 1"),
+        invariants=("never-back", "one-epoch", "none-while-moved", "counts-downtime"),
+    )  # fmt: skip
+
+
+def handed_down_case(handing: Handing = Handing()) -> Case:  # noqa: B008 (frozen)
+    """The thread's first: nothing is to be done."""
+    move = Move(source_ratio=SCALED_DOWN, target_ratio=SCALED_DOWN, policy=RUN, sleep_ns=HOUR_NS)
+    return Case(
+        name="l2-handed-down-asleep", about="L2's frequency is its L1's, which is scaled; their host sleeps an hour",
+        build=handed_down.build(handing, move), bounds=move.bounds,
+        must=("reading 0 before the sleep", "reading 1 after the sleep"),
+        invariants=("never-back", "one-epoch", "counts-downtime", "handed-down"),
+    )  # fmt: skip
+
+
+def misplaced_case(placing: Placing = Placing()) -> Case:  # noqa: B008 (frozen)
+    about = f"L1 is scaled as well, and places its L2's counter by its own: ratios of {placing.frac_bits} bits"
+    return Case(
+        name="l2-unaware-l1-scaled", about=about, runs=lambda: unaware_l2.misplaced(placing),
+        invariants=("never-back", "counts-downtime"),
+    )  # fmt: skip
 
 
 def family_case(name: str, family: Family) -> Case:

@@ -81,7 +81,7 @@ def counts_downtime(outcome: Any) -> Iterator[Ask]:
     if two is None:
         return
     first, second = two
-    if first.epoch != 0 or second.epoch != 1 or first.halted:
+    if (first.epoch, second.epoch) != (0, 0 if outcome.unaware else 1) or first.halted:
         return
     clocks = {"BOOTTIME": (first.boottime_ns, second.boottime_ns)}
     if outcome.move.policy == RUN:
@@ -95,13 +95,16 @@ def counts_downtime(outcome: Any) -> Iterator[Ask]:
 
 def rate_tolerance_ns(outcome: Outcome) -> int:
     """What rounded multipliers are off by over the longest run, and 4 ns for the floors: of 2 readings, the downtime
-    and the counter. Where a TSC is scaled, the frequency that the guest is told is rounded as well, to 1 kHz.
+    and the counter. Where a TSC is scaled, the frequency that the guest is told is rounded as well, to 1 kHz. A counter
+    that is scaled for the guest is off by the ratio's rounding, and by 3 cycles where it is placed.
     """
     move, horizon_ns = outcome.move, outcome.world.horizon_ns
     mult = min(clocksource("tsc", tsc_khz=khz).mult for khz in move.guest_khz)
     allowed = -(-horizon_ns // (2 * mult)) + 4
     if (move.source_ratio, move.target_ratio) != (ONE, ONE):
         allowed += -(-horizon_ns // min(move.guest_khz))
+    if outcome.parts:
+        allowed += -(-horizon_ns * outcome.parts >> 48) + 3
     return allowed
 
 

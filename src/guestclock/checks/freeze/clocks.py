@@ -166,7 +166,10 @@ class Reading:
 
 @dataclass
 class Outcome:
-    """A run: its readings, and where the epochs meet (counter values; None: it did not come to that)."""
+    """A run: its readings, and where the epochs meet (counter values; None: it did not come to that).
+
+    unaware: the guest takes no part and has one epoch; parts: by how many 2^-48ths its counter may be scaled wrong.
+    """
 
     world: World
     protocol: Protocol
@@ -175,6 +178,8 @@ class Outcome:
     readings: list[Reading] = field(default_factory=list)
     stop: Any = None
     begins: Any = None
+    unaware: bool = False
+    parts: int = 0
     finished: bool = False
     reached: set[str] = field(default_factory=set)
     contracts: set[str] = field(default_factory=lambda: {NO_TICK})

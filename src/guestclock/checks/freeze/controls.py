@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from guestclock.checks.freeze import snapshot
 from guestclock.checks.freeze.cases import (
     FAULTS,
     GATE,
@@ -13,14 +14,20 @@ from guestclock.checks.freeze.cases import (
     clock_cases,
     family_case,
     fault_cases,
+    handed_down_case,
     l1_with_l2,
+    misplaced_case,
     moved,
     restore_case,
+    unaware_case,
 )
+from guestclock.checks.freeze.handed_down import Handing
 from guestclock.checks.freeze.nested import T_L2, Family
 from guestclock.checks.freeze.nested_clocks import Nesting
 from guestclock.checks.freeze.protocol import PASSES, WAITS, Protocol
 from guestclock.checks.freeze.restores import NEXT, Restores
+from guestclock.checks.freeze.snapshot import HYPERV, Snapshot
+from guestclock.checks.freeze.unaware import LEFT, Placing, Unaware
 from guestclock.checks.protocol import Case
 from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
 from guestclock.guest.freeze import NOWHERE
@@ -30,7 +37,7 @@ from guestclock.guest.freeze import NOWHERE
 class Control:
     name: str
     about: str
-    protocol: Protocol | Nesting | Family | Restores
+    protocol: Protocol | Nesting | Family | Restores | Unaware | Placing | Handing | Snapshot
     case: str = "2400000-2900000"
     continuous: bool = False
 
@@ -39,6 +46,14 @@ class Control:
             return [l1_with_l2(self.case, self.protocol, continuous=self.continuous)]
         if isinstance(self.protocol, Family):
             return [family_case(self.case, self.protocol)]
+        if isinstance(self.protocol, Unaware):
+            return [unaware_case(self.case, self.protocol)]
+        if isinstance(self.protocol, Snapshot):
+            return [c for c in snapshot.cases(self.protocol) if c.name == self.case]
+        if isinstance(self.protocol, Handing):
+            return [handed_down_case(self.protocol)]
+        if isinstance(self.protocol, Placing):
+            return [misplaced_case(self.protocol)]
         if isinstance(self.protocol, Restores):
             return [restore_case(self.case, self.protocol)]
         if self.case in FAULTS:
@@ -138,6 +153,19 @@ CONTROLS = (
     Control(
         "frozen-forgotten", "one L2 declines, the others stay frozen", Family(l2s=3, declines=(1,), lets_go=False),
         "one-of-three-declines",
+    ),
+    Control("l2-unscaled", "L1 does nothing for an L2 that takes no part", Unaware(how=LEFT), "l2-unaware"),
+    Control(
+        "l2-scaled-late", "L1 scales its L2's counter when that one runs", Unaware(placed_first=False), "l2-unaware"
+    ),
+    Control("l2-placed-by-32-bits", "a scaled L1 places its L2's counter by its own, ratios of 32 bits", Placing(32)),
+    Control(
+        "l0-forgets-its-ratio", "L2 is entered with L1's ratio alone, which is none", Handing(composes=False),
+        "l2-handed-down-asleep",
+    ),
+    Control(
+        "emulation-ends-first", "L2 runs while its L1 ends the emulation", replace(HYPERV, stops_l2=False),
+        "2400000-2900000-going-on",
     ),
     Control("impatient", "L0 waits for L1 as long as L1 for its L2s", Family(t_l1_ms=T_L2), "three-l2s"),
 )  # fmt: skip

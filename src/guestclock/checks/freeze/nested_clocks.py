@@ -63,12 +63,14 @@ def build(nesting: Nesting, move: Move) -> Callable[[World], Outcome]:
     """The world of one order of the two guests and one move."""
 
     def made(world: World) -> Outcome:
-        return _World(nesting, move, world).outcome
+        return NestedWorld(nesting, move, world).outcome
 
     return made
 
 
-class _World:
+class NestedWorld:
+    """L0, L1, L2 and a reader in L2, who takes two readings of its vDSO. `unaware` has another L2."""
+
     def __init__(self, nesting: Nesting, move: Move, world: World) -> None:
         self.nesting, self.move, self.world = nesting, move, world
         self.vm, self.l1, self.l2 = Vm(offset0=BEGUN_CYCLES), Guest(), Guest()
@@ -80,12 +82,19 @@ class _World:
         self.vdso2.store(self.tk2, 0)
         self.any_tsc = world.unknown("the other TSC", 0, MOST_CYCLES)
         self.outcome = Outcome(world, Protocol(), move, self.vm, contracts={NO_TICK})
-        actors = {
+        for name, actor in self.actors().items():
+            world.spawn(name, actor)
+
+    def actors(self) -> dict[str, Any]:
+        return {
             "L0": self.l0(), "L1's VMM": self.l1_vmm(), "L1": self.handler(1), "L2": self.handler(2),
             "reader": self.reader(),
         }  # fmt: skip
-        for name, actor in actors.items():
-            world.spawn(name, actor)
+
+    @property
+    def site(self) -> int:
+        """Whose counter L2 reads: 0 the old host's, or one that counts as it did; 1 the new one's."""
+        return self.vm.site
 
     def tsc(self, level: int) -> tuple[Any, Any]:
         vm, now = self.vm, self.world.read_ps()
@@ -115,12 +124,10 @@ class _World:
         if move.sleep_ns:
             await cp("6 wakes up", delay_ps=move.sleep_ns * 1000)
         await cp("6 has moved it", delay_ps=move.away)
-        vm.site, vm.offset0 = 1, self.any_tsc
-        if move.continuous:
-            vm.offset0 = l1.stop_cycles - self.world.read_ps() * move.target_khz // SECOND
+        self.arrive()
         await cp("7 writes L1's record")
         record.status, record.stop_cycles = MIGRATED, l1.stop_cycles
-        record.clock = clocksource("tsc", tsc_khz=move.target_khz)
+        record.clock = clocksource("tsc", tsc_khz=move.guest_khz[1])
         record.as_of_cycles, now = self.tsc(1)
         record.downtime_ns = (now - vm.stop_ps) // 1000
         l1.told = True
@@ -130,6 +137,13 @@ class _World:
         l1.runs1 = True
         if not self.nesting.inner_first:
             vm.irq = True
+
+    def arrive(self) -> None:
+        """L1 is on the other host: its counter goes on from where it stopped, or has any value."""
+        vm, move = self.vm, self.move
+        vm.site, vm.offset0 = 1, self.any_tsc
+        if move.continuous:
+            vm.offset0 = self.l1.stop_cycles - self.world.read_ps() * move.target_khz // SECOND
 
     async def l1_vmm(self) -> None:
         """A task of L1's: prepares, so that L1 can be frozen, and lets L2 go on when L1 does."""
@@ -186,12 +200,17 @@ class _World:
         guest.frozen, guest.thawed = False, True
 
     async def reader(self) -> None:
-        vm, line, l2 = self.vm, self.vdso2, self.l2
+        line, l2 = self.vdso2, self.l2
         for index in range(2):
             while True:
                 await cp("vdso reads", until=lambda: self.goes(2, 1))
                 seq, number, (cycles, ps) = line.seq, len(self.world.events), self.tsc(2)
-                ns, boottime_ns, epoch, site = line.ns(cycles), line.ns(cycles) + line.offs_boot_ns, line.epoch, vm.site
+                ns, boottime_ns, epoch, site = (
+                    line.ns(cycles),
+                    line.ns(cycles) + line.offs_boot_ns,
+                    line.epoch,
+                    self.site,
+                )
                 frozen = l2.frozen, self.l1.frozen
                 await cp("vdso returns", until=lambda: self.goes(2, 1))
                 if line.seq == seq:
@@ -201,5 +220,5 @@ class _World:
                 index, "vdso", number, ns, boottime_ns, cycles, ps, epoch, site, False, *frozen, returned
             )  # fmt: skip
             self.outcome.readings.append(reading)
-            self.outcome.reached.add(f"vdso in epoch {reading.epoch}")
+            self.outcome.reached |= {f"vdso in epoch {reading.epoch}", f"vdso at site {self.vm.site}"}
         self.outcome.finished = True

@@ -23,8 +23,10 @@ from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
 from guestclock.checks.freeze.controls import CONTROLS
 from guestclock.checks.freeze.fault_questions import FAULT_QUESTIONS, NESTED_QUESTIONS
 from guestclock.checks.freeze.fault_states import T_LOAD, T_NMI
+from guestclock.checks.freeze.handed_down import HANDED_QUESTIONS
 from guestclock.checks.freeze.protocol import Protocol
 from guestclock.checks.freeze.restores import RESTORE_QUESTIONS
+from guestclock.checks.freeze.snapshot import HYPERV, Snapshot
 from guestclock.checks.protocol import Case, Design, Thread
 from guestclock.errors import UserError
 
@@ -88,11 +90,15 @@ THREAD = Thread(
         ),
         Design(
             "clock-snapshot", "L2's page is made from a snapshot of L1's clock, a linear transformation of the TSC",
-            "Plotnikov and Bonzini, August 2017", snapshot.cases,
+            "Plotnikov and Bonzini, August 2017", lambda: snapshot.cases(Snapshot()),
+        ),
+        Design(
+            "old-rate-emulated", "the same, and the target answers RDTSC at the old frequency until L1 acknowledges",
+            "Hyper-V's re-enlightenment, KVM's kvm_hyperv_tsc_notifier()", lambda: snapshot.cases(HYPERV),
         ),
         *(Design(c.name, c.about, "a negative control", c.cases, broken=True) for c in CONTROLS),
     ),
-    (*CLOCK_QUESTIONS, *FAULT_QUESTIONS, *NESTED_QUESTIONS, *RESTORE_QUESTIONS),
+    (*CLOCK_QUESTIONS, *FAULT_QUESTIONS, *NESTED_QUESTIONS, *HANDED_QUESTIONS, *RESTORE_QUESTIONS),
     "clocks: 1 ms between the VMM's steps, 10 us between the handler's, 2 s away, any TSC on the target; failures: 1 s "
     f"between steps, time-outs of {T_NMI} to {T_LOAD} ms",
     own="two frequencies in kHz, as 2893437-3100004",
