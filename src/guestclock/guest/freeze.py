@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guestclock.linux.clocksource import Clocksource
+from guestclock.linux.sched_clock import NativeSchedClock
 from guestclock.linux.timekeeper import TK_CLEAR_NTP, TK_CLOCK_WAS_SET, TK_MIRROR, Timekeeper
 from guestclock.sim.field import ref, text, u32, u64
 from guestclock.sim.state import State
@@ -39,6 +40,7 @@ class Rules:
     V-A). NOWHERE: the factors alone are changed.
     ntp_at_freeze: NTP is cleared before anybody knows whether the guest will move (the mail's flags), and again after.
     keeps_frequency: NTP's frequency, which described the old host's crystal, steers the new one too.
+    sched_clock: what reconfigure_sched_clock() does is done at all.
     adds_wait: what passes between the host's look at the downtime and the guest's at its counter is downtime as well.
     """
 
@@ -47,9 +49,10 @@ class Rules:
     ntp_at_freeze: bool = False
     keeps_frequency: bool = False
     adds_wait: bool = True
+    sched_clock: bool = True
 
 
-AS_WRITTEN = Rules(closes=False, ntp_at_freeze=True, keeps_frequency=True, adds_wait=False)
+AS_WRITTEN = Rules(closes=False, ntp_at_freeze=True, keeps_frequency=True, adds_wait=False, sched_clock=False)
 CORRECTED = Rules()
 
 
@@ -103,6 +106,16 @@ def reconfigure(tk: Timekeeper, record: Record, cycles: int, rules: Rules = CORR
     elif record.status == MIGRATED:
         tk.mono_snsec += downtime_ns << tk.clock.shift
         tk.raw_snsec += downtime_ns << tk.clock.shift
+
+
+def reconfigure_sched_clock(clock: NativeSchedClock, record: Record, begins: int, rules: Rules = CORRECTED) -> None:
+    """The other half of step 9, which the mail does not name: sched_clock is no part of the timekeeper.
+
+    begins: where the timekeeper's new epoch does. It counts no downtime: nobody was on a CPU.
+    """
+    if rules.sched_clock and (record.status == MIGRATED or record.policy == STOP):
+        khz = record.clock.freq if record.status == MIGRATED else None
+        clock.rebase(khz, record.stop_cycles, begins)
 
 
 def unfreeze(tk: Timekeeper, record: Record, cycles: int, rules: Rules = CORRECTED) -> None:

@@ -45,6 +45,16 @@ class NativeSchedClock(State):
         self.mul, self.shift = cyc2ns_scale(khz)
         self.offset_ns = as_u64(now - (tsc * self.mul >> self.shift))
 
+    def rebase(self, khz: int | None, stop: int, begins: int) -> None:
+        """What it showed at `stop` it shows at `begins`, and counts at khz (None: as before) from there on.
+
+        No kernel has this: it is set_cyc2ns_scale() of a TSC that has changed its value too.
+        """
+        shown = self.ns(stop)
+        if khz is not None:
+            self.mul, self.shift = cyc2ns_scale(khz)
+        self.offset_ns = as_u64(shown - (begins * self.mul >> self.shift))
+
     def suspend(self, tsc: int) -> None:
         """The kernel's own suspend: it goes on from here, whatever the TSC does meanwhile."""
         self.suspended_ns = self.ns(tsc)

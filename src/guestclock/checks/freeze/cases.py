@@ -111,13 +111,30 @@ def clock_cases(
     for policy in (STOP, RUN):
         here = Move(target_khz=usual.source_khz, status=SAME_HOST, policy=policy)
         asked[f"aborted-{policy}"] = f"it stays where it is, policy {policy}", here
-    return [moved(name, about, protocol, move) for name, (about, move) in asked.items()]
+    found = [moved(name, about, protocol, move) for name, (about, move) in asked.items()]
+    return [*found, *(sched_case(name, protocol, continuous=continuous) for name in SCHED)]
+
+
+SCHED: dict[str, Move] = {
+    "sched-clock": Move(readers=("sched", "sched")),
+    "sched-clock-slower": Move(readers=("sched", "sched"), source_khz=2_596_122, target_khz=2_336_507),
+    "sched-clock-aborted": Move(readers=("sched", "sched"), target_khz=2_400_000, status=SAME_HOST),
+}
+
+
+def sched_case(name: str, protocol: Protocol, *, continuous: bool = False) -> Case:
+    move = replace(SCHED[name], continuous=continuous)
+    about = f"from {move.source_khz} to {move.target_khz} kHz, {move.status}, two readings of sched_clock on V1"
+    must = ("sched at site 0",) if move.status == SAME_HOST else ("sched at site 0", "sched at site 1")
+    build = clocks.build(protocol, move)
+    return Case(name=name, about=about, build=build, bounds=move.bounds, must=must, invariants=("sched-clock",))
 
 
 def moved(name: str, about: str, protocol: Protocol, move: Move) -> Case:
     # A vDSO that is open until the stop is no fault where what it says until then is counted.
     closes = protocol.rules.closes and protocol.stop_of_all and not protocol.blocks_vdso
-    invariants = tuple(q.name for q in CLOCK_QUESTIONS if not (closes and q.name == "getters-blocked"))
+    left = {"sched-clock"} | ({"getters-blocked"} if closes else set())
+    invariants = tuple(q.name for q in CLOCK_QUESTIONS if q.name not in left)
     if move.tick_step:  # what is to be gained is not known by the nominal factors then
         invariants = ("never-back", "one-epoch", "none-while-moved")
     return Case(

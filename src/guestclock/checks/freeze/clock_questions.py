@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from guestclock.arith import s64
 from guestclock.checks.asks import Ask, Question, scaled
 from guestclock.checks.freeze.clocks import ONE, Outcome, Reading
 from guestclock.guest.freeze import MIGRATED, RUN, STOP
 from guestclock.linux import clocksource
+from guestclock.linux.sched_clock import cyc2ns_scale
 
 NS = "ns"
 
@@ -75,6 +77,28 @@ def counts_what_ran(outcome: Any) -> Iterator[Ask]:
         yield _ask(f"{sense} by MONOTONIC", NS, f"{sense} ran", value, first, second, tolerance=2)
 
 
+def sched_clock(outcome: Any) -> Iterator[Ask]:
+    """I17: sched_clock never steps back on a vCPU, and gains what the counters counted while the guest ran."""
+    two = _two(outcome)
+    if two is None or two[0].kind != "sched":
+        return
+    first, second = two
+    numbers = first.returned, second.returned
+    where: dict[str, Any] = {"unit": NS, "who": "V1", "events": numbers, "instants": (), "ordered": ()}
+
+    def gained() -> Any:
+        return s64(second.ns - first.ns)  # as update_rq_clock() takes it
+
+    yield Ask("back by sched_clock", id="sched back", value=lambda _: -gained(), **where)
+    if (first.site, second.site) != (0, 1):
+        return
+    (old, old_shift), (new, new_shift) = (cyc2ns_scale(khz) for khz in outcome.move.guest_khz)
+    ran = scaled(outcome.stop - first.cycles, old, 1 << old_shift)
+    ran = ran + scaled(second.cycles - outcome.begins, new, 1 << new_shift)
+    yield Ask("gained by sched_clock", id="gained", value=lambda _: gained() - ran, tolerance=2, **where)
+    yield Ask("lost by sched_clock", id="lost", value=lambda _: ran - gained(), tolerance=2, **where)
+
+
 def counts_downtime(outcome: Any) -> Iterator[Ask]:
     """S4: BOOTTIME counts everything, with RUN MONOTONIC too: as much as true time, up to what mult is rounded by."""
     two = _two(outcome)
@@ -136,5 +160,9 @@ CLOCK_QUESTIONS = (
     Question(
         "counts-downtime", "BOOTTIME, and with policy run MONOTONIC, gain true time",
         source="S4", breaks="certificates, leases and timers against outside time", asks=counts_downtime,
+    ),
+    Question(
+        "sched-clock", "sched_clock never steps back, and counts what ran", source="C2.5, I17",
+        breaks="what tasks are charged, soft lockups, the order of what is traced", asks=sched_clock,
     ),
 )  # fmt: skip

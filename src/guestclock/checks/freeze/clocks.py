@@ -11,13 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from guestclock.arith import S64_MAX, u64
 from guestclock.checks.freeze.protocol import Protocol
 from guestclock.explore.world import Between, Bounds, World
-from guestclock.guest.freeze import MIGRATED, SAME_HOST, STOP, Record, freeze, reconfigure, unfreeze
+from guestclock.guest.freeze import (
+    MIGRATED,
+    SAME_HOST,
+    STOP,
+    Record,
+    freeze,
+    reconfigure,
+    reconfigure_sched_clock,
+    unfreeze,
+)
 from guestclock.linux import Timekeeper, clocksource
+from guestclock.linux.sched_clock import NativeSchedClock
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
 
@@ -37,8 +48,9 @@ NO_TICK = "no tick between two readings"
 class Move:
     """What happens to the guest. continuous: the host makes the counter go on where it stopped; else it has any value.
 
-    readers: of READERS, in turn. delay_ns: between two steps of the VMM's; guest_delay_ns: of the handler's.
-    away_ns: moving takes at most; life_ns: how long all of it lasts, besides. tick_step: what a tick adds to mult.
+    readers: of READERS, or "sched" (sched_clock on V1), in turn. delay_ns: between two steps of the VMM's;
+    guest_delay_ns: of the handler's. away_ns: moving takes at most; life_ns: how long all of it lasts, besides.
+    tick_step: what a tick adds to mult.
 
     source_ratio, target_ratio: by what a hypervisor below scales the TSC of what is the host here, 2^48ths: the guest
     is an L2, its host an L1. sleep_ns: the host that has the image sleeps so long; reset: its TSC does not count
@@ -135,6 +147,7 @@ class Vm(State):
     stop_ps = integer("when V1 stopped")
     slept_ps = integer("how long the host that has the image has slept")
     moved = flag("the image is where it shall run")
+    sched_epoch = integer("by how many reconfigurations sched_clock's factors have changed")
     told = flag("the record is written")
     thawed = flag("V0 has told that it is not frozen any more")
 
@@ -208,6 +221,8 @@ class _World:
         self.kernel, self.vdso, self.fast = lines = Line(), Line(), Line()
         for line in lines:
             line.store(self.tk, 0)
+        self.sched = NativeSchedClock.start(move.guest_khz[0], BEGUN_CYCLES)
+        self.sched.offset_ns = u64(self.sched.offset_ns + BEGUN_NS)
         self.record = Record()
         self.outcome = Outcome(world, protocol, move, vm, contracts=set() if move.tick_step else {NO_TICK})
         vm.offset0 = vm.offset1 = BEGUN_CYCLES
@@ -312,6 +327,9 @@ class _World:
         cycles, _ = self.tsc(0)
         reconfigure(tk, record, cycles, protocol.rules)
         self.outcome.begins = tk.cycle_last
+        if "sched" in self.move.readers and protocol.rules.sched_clock:
+            reconfigure_sched_clock(self.sched, record, tk.cycle_last, protocol.rules)
+            vm.sched_epoch = 1
         await cp("10 unfreezes")
         cycles, _ = self.tsc(0)
         unfreeze(tk, record, cycles, protocol.rules)
@@ -351,10 +369,10 @@ class _World:
 
     async def reader(self) -> None:
         for index, kind in enumerate(self.move.readers):
-            await (self._nmi(index) if kind == "nmi" else self._task(index, kind))
+            await {"nmi": self._nmi, "sched": self._sched}.get(kind, partial(self._task, kind))(index)
         self.outcome.finished = True
 
-    async def _task(self, index: int, kind: str) -> None:
+    async def _task(self, kind: str, index: int) -> None:
         vm, line = self.vm, {"syscall": self.kernel, "vdso": self.vdso, "fast": self.fast}[kind]
         while True:
             await cp(f"{kind} reads", until=lambda: vm.runs1 and line.seq % 2 == 0)
@@ -377,6 +395,22 @@ class _World:
                 break
         vm.nmi_active = False
         self._took(reading, line)
+
+    async def _sched(self, index: int) -> None:
+        """sched_clock(): the counter, then the factors. Nothing is blocked by the timekeeper's lock or sequence."""
+        vm, sched = self.vm, self.sched
+        while True:
+            await cp("sched_clock reads", until=lambda: vm.runs1)
+            number, epoch, site, (cycles, ps) = len(self.world.events), vm.sched_epoch, vm.site, self.tsc(1)
+            await cp("sched_clock converts", until=lambda: vm.runs1)
+            if vm.sched_epoch == epoch or not self.protocol.retries_sched:
+                break
+        ns, returned = sched.ns(cycles), len(self.world.events)
+        reading = Reading(
+            index, "sched", number, ns, ns, cycles, ps, vm.sched_epoch, site, False, False, False, returned
+        )  # fmt: skip
+        self.outcome.readings.append(reading)
+        self.outcome.reached.add(f"sched at site {site}")
 
     def _look(self, index: int, kind: str, line: Line, vcpu: int) -> dict[str, Any]:
         cycles, ps = self.tsc(vcpu)

@@ -29,8 +29,8 @@ from guestclock.checks.freeze.restores import NEXT, Restores
 from guestclock.checks.freeze.snapshot import HYPERV, Snapshot
 from guestclock.checks.freeze.unaware import LEFT, Placing, Unaware
 from guestclock.checks.protocol import Case
+from guestclock.guest.freeze import AT_STOP, NOWHERE
 from guestclock.guest.freeze import CORRECTED as CORRECTED_GUEST
-from guestclock.guest.freeze import NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,15 @@ CONTROLS = (
     Control(
         "halted-vdso-open", "fast timekeepers are halted, the vDSO goes on until the stop",
         replace(HALTED, blocks_vdso=False), "vdso-then-nmi",
+    ),
+    Control("sched-clock-left", "sched_clock is not told of the move", _rules(sched_clock=False), "sched-clock"),
+    Control(
+        "sched-clock-left-going-on", "the same where the counter goes on", _rules(sched_clock=False, rebase=AT_STOP),
+        "sched-clock", continuous=True,
+    ),
+    Control(
+        "sched-clock-outside", "sched_clock reads its counter before its factors, as the kernel's does",
+        replace(GATE, retries_sched=False), "sched-clock",
     ),
     Control(
         "offsets-apart", "each vCPU's offset is computed when its turn comes", replace(GOING_ON, one_offset=False),

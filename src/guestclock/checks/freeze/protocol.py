@@ -20,9 +20,10 @@ class Protocol:
     none is pending or being handled. halts_fast: the NMI-safe timekeepers stand still while the guest is frozen.
     blocks_vdso: so does the vDSO (its sequence stays odd). v0_first: step 8 lets the handler's vCPU run alone, the
     others only after step 10. stop_of_all: the record's stop_cycles is the highest of all vCPUs, not the handler's own.
-    one_offset: a host that makes the counter go on computes its offset once, not anew for each vCPU. counts_sleep: the
-    downtime is taken from clocks that also count while a host sleeps. admits_reset: a host whose counter did not run
-    through its sleep says MIGRATED, not SAME_HOST.
+    retries_sched: sched_clock() reads its counter inside its latch, and once more if that has turned; the kernel's
+    reads it before. one_offset: a host that makes the counter go on computes its offset once, not anew for each vCPU.
+    counts_sleep: the downtime is taken from clocks that also count while a host sleeps. admits_reset: a host whose
+    counter did not run through its sleep says MIGRATED, not SAME_HOST.
 
     times_out: nobody waits for ever for an answer. token: the target runs the guest only once the source has handed it
     over. fences: before the source takes back what it has handed over, the target is switched off for sure.
@@ -42,6 +43,7 @@ class Protocol:
     blocks_vdso: bool = False
     v0_first: bool = True
     stop_of_all: bool = True
+    retries_sched: bool = True
     one_offset: bool = True
     counts_sleep: bool = True
     admits_reset: bool = True
