@@ -186,10 +186,26 @@ def test_a_recipe_with_a_mistake(tmp_path: Path, text: str, expected: str) -> No
     assert expected in line
 
 
+FREEZE = ("check", "threads/2017-freeze")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("check", "qemu-stop-kont"), "did you mean 'qemu-stop-cont'"),
+        (("check", "threads/2017-freez"), "no recipe, scenario or thread (did you mean 'threads/2017-freeze'?)"),
+        ((*FREEZE, "--design", "corected-gate"), "--design: unknown 'corected-gate' (did you mean 'corrected-gate'?)"),
+        ((*FREEZE, "--case", "l2-unawar"), "--case: no design has 'l2-unawar' (did you mean 'l2-unaware'?)"),
+        (
+            (*FREEZE, "--design", "corrected-halted", "--case", "v0-hang"),
+            "--case: corrected-halted has no 'v0-hang', expected one of",
+        ),
+        ((*FREEZE, "--property", "never-bak"), "--property: unknown 'never-bak' (did you mean 'never-back'?)"),
+        ((*FREEZE, "--budget", "-1s"), "--budget: '-1s' is negative, expected a duration like '300 ms'"),
+        ((*FREEZE, "--budget", "for ever"), "--budget: 'for ever': expected a duration like '300 ms'"),
+        ((*FREEZE, "--kernel", "linux-6.12"), "--kernel: is a recipe's or a scenario's; threads/2017-freeze takes"),
+        ((*FREEZE, "--on", "lab:6.12"), "--on: is a recipe's or a scenario's; threads/2017-freeze takes"),
+        ((*PAUSE, "--design", "corrected-gate"), "--design, --case: are a thread's"),
         ((*PAUSE, "--property", "nice"), "--property: unknown 'nice'"),
         ((*PAUSE, "--kernel", "9.9"), "kernel '9.9' is unknown"),
         ((*PAUSE, "--max-delay", "soon"), "--max-delay: 'soon': expected a duration"),

@@ -251,6 +251,8 @@ def test_the_vm_on_arm64(vm, message):
         ("vmm = 'read-clock'\nclock = 'tsc'", "clock: expected one of 'counter', 'realtime', 'monotonic', 'monotonic_raw', 'boottime', got 'tsc'"),
         ("guest = 'hvc'\nx0 = -1", "x0: -1, expected 0 to 2^64 - 1"),
         ("guest = 'enter-l2'\nvalue = 5\nratio = 1", "unknown key 'ratio'"),
+        ("guest = 'enter-l2'\nvalue = 5", "vcpu: vCPU 0 has no EL2, where a hypervisor runs: expected nested = true in [vm]"),
+        ("guest = 'exit-l2'", "vcpu: vCPU 0 has no EL2, where a hypervisor runs: expected nested = true in [vm]"),
         ("host = 'sleep'\nvalue = '1 h'\ntsc = 'reset'", "unknown key 'tsc'"),
         ("host = 'sleep'\nvalue = '1 h'\nkind = 's5'", "kind: expected one of 's2idle', 's3', got 's5'"),
     ],
@@ -269,6 +271,58 @@ def test_a_step_on_arm64(step, message):
 )  # fmt: skip
 def test_a_step_on_x86(step, message):
     assert refused(steps(step)) == f"[[step]] 1: {message}"
+
+
+ENTER, EXIT = "guest = 'enter-l2'\nvalue = 5", "guest = 'exit-l2'"
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([EXIT], "[[step]] 1: vcpu: vCPU 0 runs no L2: 'enter-l2' before it"),
+        ([ENTER, EXIT, EXIT], "[[step]] 3: vcpu: vCPU 0 runs no L2: 'enter-l2' before it"),
+        ([ENTER, ENTER], "[[step]] 2: vcpu: vCPU 0 runs an L2 since [[step]] 1, and there is no L3: 'exit-l2' first"),
+        ([ENTER, "vmm = 'create-vm'", EXIT], "[[step]] 3: vcpu: vCPU 0 runs no L2: 'enter-l2' before it"),
+        (["guest = 'enter-l3'\nvalue = 5"], "[[step]] 1: unknown step 'enter-l3' (did you mean 'enter-l2'?)"),
+        ([f"{ENTER}\nvcpu = 7"], "[[step]] 1: vcpu: vCPU 7 does not exist here: vCPUs 0 to 1 exist"),
+        (["guest = 'enter-l2'\nvalue = 18446744073709551616"],
+         "[[step]] 1: value: 18446744073709551616, expected an offset of 64 bits"),
+        ([f"{ENTER}\nratio = 7"], "[[step]] 1: ratio: 0x7: this host scales no TSC, expected tsc_scaling in [host]"),
+    ],
+)  # fmt: skip
+def test_impossible_nesting(tables, message):
+    assert refused(steps(*tables)) == message
+
+
+@pytest.mark.parametrize(
+    ("scaling", "ratio", "message"),
+    [
+        ("svm", 0, "0, expected 1 to 2^40 - 1: 2^32 is 1.0 on this host"),
+        ("vmx", 0, "0, expected 1 to 2^64 - 1: 2^48 is 1.0 on this host"),
+        ("vmx", -1, "-1, expected 1 to 2^64 - 1: 2^48 is 1.0 on this host"),
+        ("svm", 1 << 40, "1099511627776, expected 1 to 2^40 - 1: 2^32 is 1.0 on this host"),
+        ("vmx", 1 << 64, "18446744073709551616, expected 1 to 2^64 - 1: 2^48 is 1.0 on this host"),
+    ],
+)
+def test_impossible_ratios(scaling, ratio, message):
+    host = f"[host]\ntsc_scaling = '{scaling}'\n"
+    assert refused(steps(f"{ENTER}\nratio = {ratio}", more=host)) == f"[[step]] 1: ratio: {message}"
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "arm64"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("value = '-5 s'", "value: '-5 s' is negative, expected a duration like '300 ms'"),
+        ("value = '1_000_000_000_000 s'", "value: '1_000_000_000_000 s' is too long, expected at most 1000 d"),
+        ("value = 'inf'", "value: 'inf': expected a duration like '300 ms'"),
+        ("value = 5", "value: '5' has no unit, expected a duration like '300 ms'"),
+        ("", "key 'value' is missing"),
+    ],
+)
+def test_impossible_sleeps(arch, value, message):
+    told = refused(steps(f"host = 'sleep'\n{value}", more=f"[host]\narch = '{arch}'\n"))
+    assert told == f"[[step]] 1: {message}"
 
 
 def test_values_on_arm64_are_ticks():

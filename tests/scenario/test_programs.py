@@ -105,8 +105,12 @@ def test_every_verb_has_a_sentence_that_names_the_vcpu(arch):
             value = {**given, **of_arm64, **({"value": 5} if name.endswith("-msr") else {})}
             value |= {"reg": "CNTV_CVAL_EL0"} if actor == "guest" else {}
             keys = "\n".join(f"{k} = {v!r}" for k, v in value.items() if k in wanted)
-            start = "[[step]]\nvmm='start'\n" if name in ("kick", "preempt") else ""
-            text = f"about='x'\n[host]\narch='{arch}'\n[vm]\nvcpus=2\n{start}[[step]]\n{actor}='{name}'\n{keys}\n"
+            before = {"kick": "vmm='start'", "preempt": "vmm='start'", "exit-l2": "guest='enter-l2'\nvalue=5"}
+            start = f"[[step]]\n{before[name]}\n" if name in before else ""
+            nested = "nested=true\n" if arch == "arm64" else ""
+            text = (
+                f"about='x'\n[host]\narch='{arch}'\n[vm]\nvcpus=2\n{nested}{start}[[step]]\n{actor}='{name}'\n{keys}\n"
+            )
             ((_, program),) = parse(text, "f").programs()
             say = program["steps"][-1]["say"]
             assert say

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib import import_module
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from guestclock.checks.asks import Question
 from guestclock.checks.checker import OrderChecker
@@ -120,9 +120,7 @@ class Thread:
         """Raises UserError for one that is not there."""
         found = self.find(design, name)
         if found is None:
-            known = [case.name for case in self.design(design).cases()]
-            own = f", or {self.own}" if self.own else ""
-            raise UserError(f"{self.name}: --case: {design} has no {name!r}{_meant(name, known)}{own}")
+            self.no_case([self.design(design)], name)
         return found
 
     def find(self, design: str, name: str) -> Case | None:
@@ -130,6 +128,13 @@ class Thread:
         of = self.design(design)
         listed = {case.name: case for case in of.cases()}
         return listed[name] if name in listed else of.named(name)
+
+    def no_case(self, designs: Sequence[Design], name: str) -> NoReturn:
+        """Raises UserError: none of these designs has such a case."""
+        known = dict.fromkeys(case.name for design in designs for case in design.cases())
+        whose = f"{designs[0].name} has no" if len(designs) == 1 else "no design has"
+        own = f", or {self.own}" if self.own else ""
+        raise UserError(f"{self.name}: --case: {whose} {name!r}{_meant(name, known)}{own}")
 
     def asked(self, case: Case, properties: Sequence[str] = ()) -> tuple[Question, ...]:
         """The invariants asked of a case. Raises UserError for a property that the thread does not have."""
@@ -170,6 +175,13 @@ class Cell:
 
 def is_thread(name: str) -> bool:
     return name in THREADS
+
+
+def mistyped(name: str, others: Iterable[str]) -> None:
+    """Raises UserError for a name that is nothing, and of all that there are is nearest to a thread's."""
+    near = did_you_mean(name, [*THREADS, *others])
+    if name not in others and any(repr(thread) in near for thread in THREADS):
+        raise UserError(f"{name!r}: no recipe, scenario or thread{near}")
 
 
 def thread(name: str) -> Thread:

@@ -46,6 +46,11 @@ class Target:
     fix_policy: Policy | None = None
 
 
+def known_names() -> list[str]:
+    """Of built-in recipes and scenarios."""
+    return [*recipes.names(), *names()]
+
+
 def targets(
     name: str,
     kernels: Sequence[str] = (),

@@ -124,7 +124,7 @@ def check(
     """
     import sys
 
-    from guestclock.checks.target import axes, duration, how, targets
+    from guestclock.checks.target import axes, duration, how, known_names, targets
 
     options = (
         ("--max-delay", max_delay), ("--save-delay", save_delay), ("--restore-delay", restore_delay),
@@ -141,6 +141,7 @@ def check(
         ]  # fmt: skip
         no_option(what, given)
         _check_thread(what, design or (), case or (), property_ or (), budget, jobs, out, json=json)
+    protocol.mistyped(what, known_names())
     if design or case:
         raise typer.BadParameter(f"--design, --case: are a thread's ({', '.join(protocol.THREADS)}), not {what}'s")
     single, lists = axes(options)

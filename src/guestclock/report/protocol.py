@@ -32,7 +32,7 @@ def chosen(of: Thread, designs: Sequence[str], cases: Sequence[str]) -> list[tup
     found = [(design, case) for design, case in made if case is not None]
     for name in cases:
         if not any(c.name == name for _, c in found):
-            of.case(wanted[0].name, name)
+            of.no_case(wanted, name)
     return found
 
 

@@ -198,7 +198,7 @@ def _variation(
         if isinstance(document, Document) and document.vm.kvmclock is True:
             raise Complaint("[vm]", "kvmclock: expected one of 'new', 'old', false, got true")
         steps = [convert_step(table, f"[[step]] {i}", values, arch) for i, table in enumerate(document.step, 1)]
-        program = {**document.vm.program(), "steps": _compiled(steps, document.vm.vcpus, values, arch)}
+        program = {**document.vm.program(), "steps": _compiled(steps, document, values, arch)}
     except Complaint as complaint:
         if first:
             raise
@@ -218,8 +218,13 @@ def _check_host(host: HostTable | Arm64HostTable) -> None:
         raise Complaint("[host]", f"{wrong.key}: {wrong.what}") from None
 
 
-def _compiled(steps: list[Verb], vcpus: int, vary: Vary, arch: str) -> list[dict[str, Any]]:
+def _compiled(steps: list[Verb], document: Document | Arm64Document, vary: Vary, arch: str) -> list[dict[str, Any]]:
+    vcpus = document.vm.vcpus
     now = Situation(vcpus, vcpus, CLOCKS[clocks_of(arch)[0]].unit)
+    if isinstance(document, Arm64Document):
+        now.has_el2 = document.vm.nested
+    else:
+        now.tsc_scaling = document.host.tsc_scaling
     for number, step in enumerate(steps, 1):
         name: str | None = getattr(step, "save", None)
         if name is None:

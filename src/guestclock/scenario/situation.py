@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,12 +43,17 @@ class Situation:
     saved_later: dict[str, int] = field(default_factory=dict)
     """Names that some step saves, and the (last) step that does, counted from 1."""
     running_since: dict[int, int] = field(default_factory=dict)
+    in_l2_since: dict[int, int] = field(default_factory=dict)
+    has_el2: bool = True
+    """Whether vCPUs can run a guest of their own: on x86_64 they all can."""
+    tsc_scaling: str | None = None
     step: int = 0
 
     def new_vm(self, vcpus: int) -> None:
         """Steps act on the newest VM; what ran in an older one is out of reach."""
         self.vcpus = vcpus
         self.running_since.clear()
+        self.in_l2_since.clear()
 
     def need_vcpu(self, index: int) -> None:
         if not 0 <= index < self.vcpus:
@@ -61,6 +67,26 @@ class Situation:
             raise Wrong(
                 "vcpu", f"vCPU {index} is in KVM_RUN since [[step]] {since} and holds its mutex: 'kick' it first"
             )
+
+    def enter_l2(self, acting: Iterable[int]) -> None:
+        """One level: what runs in an L2 is no hypervisor here, so there is no L3."""
+        for index in acting:
+            self._need_el2(index)
+            if index in self.in_l2_since:
+                since = f"[[step]] {self.in_l2_since[index]}"
+                raise Wrong("vcpu", f"vCPU {index} runs an L2 since {since}, and there is no L3: 'exit-l2' first")
+            self.in_l2_since[index] = self.step
+
+    def exit_l2(self, acting: Iterable[int]) -> None:
+        for index in acting:
+            self._need_el2(index)
+            if index not in self.in_l2_since:
+                raise Wrong("vcpu", f"vCPU {index} runs no L2: 'enter-l2' before it")
+            del self.in_l2_since[index]
+
+    def _need_el2(self, index: int) -> None:
+        if not self.has_el2:
+            raise Wrong("vcpu", f"vCPU {index} has no EL2, where a hypervisor runs: expected nested = true in [vm]")
 
     def save(self, name: str, unit: str, vcpus: tuple[int, ...] = ()) -> None:
         self.saved[name] = Saved(unit, vcpus)

@@ -206,10 +206,8 @@ class Hvc(OnVcpus):
 
 
 @verb("guest", "enter-l2", on={MODEL})
-class EnterL2(OnVcpus):
+class EnterL2(common.EnterL2):
     """value: the nested guest's CNTVOFF_EL2, ticks."""
-
-    value: Cycles
 
     def sentence(self) -> str:
         return f"{self.who}: the guest enters an L2 with CNTVOFF_EL2 {self.value}"

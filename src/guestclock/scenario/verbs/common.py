@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from guestclock.scenario.quantity import Duration, Step
+from guestclock.scenario.quantity import Cycles, Duration, Step
 from guestclock.scenario.situation import Situation, Wrong
 from guestclock.scenario.verb import ANYWHERE, LAB, MODEL, OnVcpus, Verb, as_saved, verb
 
@@ -134,6 +134,25 @@ class MoveToCpu(OnVcpus):
 class ExitL2(OnVcpus):
     def sentence(self) -> str:
         return f"{self.who}: the L2 exits to its hypervisor"
+
+    def acting(self, now: Situation) -> tuple[int, ...]:
+        acting = super().acting(now)
+        now.exit_l2(acting)
+        return acting
+
+
+class EnterL2(OnVcpus, kw_only=True):
+    """value: the offset of the nested guest's counter."""
+
+    value: Cycles
+
+    def acting(self, now: Situation) -> tuple[int, ...]:
+        acting = super().acting(now)
+        now.enter_l2(acting)
+        written = {term.kind for term in self.value.terms}
+        if written == {"int"} and not -(1 << 63) <= self.value.literal < 1 << 64:
+            raise Wrong("value", f"{self.value}, expected an offset of 64 bits")
+        return acting
 
 
 # ---- what happens to the host

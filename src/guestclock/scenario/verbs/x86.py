@@ -241,11 +241,19 @@ class ClearStopped(OnVcpus):
 
 
 @verb("guest", "enter-l2", on={MODEL})
-class EnterL2(OnVcpus):
+class EnterL2(common.EnterL2):
     """value: the TSC offset of the nested guest. ratio: its TSC ratio, in the host's fraction bits."""
 
-    value: Cycles
     ratio: int | None = None
+
+    def acting(self, now: Situation) -> tuple[int, ...]:
+        if self.ratio is not None:
+            if now.tsc_scaling is None:
+                raise Wrong("ratio", f"{self.ratio:#x}: this host scales no TSC, expected tsc_scaling in [host]")
+            most, one = ("2^64", 48) if now.tsc_scaling == "vmx" else ("2^40", 32)
+            if not 0 < self.ratio < 1 << int(most[2:]):
+                raise Wrong("ratio", f"{self.ratio}, expected 1 to {most} - 1: 2^{one} is 1.0 on this host")
+        return super().acting(now)
 
     def sentence(self) -> str:
         scaled = "" if self.ratio is None else f" and ratio {self.ratio:#x}"

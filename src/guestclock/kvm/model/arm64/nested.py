@@ -20,7 +20,7 @@ from guestclock.kvm.model.arm64.state import VcpuTime
 def enter_l2(vcpu: VcpuTime, offset: int) -> None:
     """The guest hypervisor writes CNTVOFF_EL2 (ticks, u64) and returns to its guest (ERET)."""
     if len(vcpu.timers) == 2:
-        raise UserError("EnterL2: this vCPU has no EL2, expected KvmOptions(nested=True)")
+        raise UserError("EnterL2: this vCPU has no EL2, expected a VM with nested = true")
     if not vcpu.is_hyp:
         raise UserError(f"EnterL2: vCPU {vcpu.index} runs an L2 already, expected ExitL2 before it")
     vcpu.cntvoff_el2.value = u64(offset)

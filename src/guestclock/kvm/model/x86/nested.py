@@ -6,11 +6,14 @@ ratio is multiplied by the host's TSC (2^22 cycles on SVM at a host TSC of 2^54)
 
 from __future__ import annotations
 
-from guestclock.arith import nested_tsc_offset, nested_tsc_ratio, u64
+from guestclock.arith import U64_MAX, nested_tsc_offset, nested_tsc_ratio, u64
 from guestclock.errors import UserError
 from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.state import VcpuTime
 from guestclock.kvm.model.x86.tsc import l2_offset
+
+SVM_MOST = (1 << 40) - 1
+"""MSR_AMD64_TSC_RATIO has 8 bits above the fraction's 32; the rest is reserved."""
 
 
 def enter_l2(vcpu: VcpuTime, offset: int, ratio: int | None) -> None:
@@ -24,6 +27,9 @@ def enter_l2(vcpu: VcpuTime, offset: int, ratio: int | None) -> None:
         raise UserError(f"EnterL2: vCPU {vcpu.index} runs an L2 already, expected ExitL2 before it")
     if ratio is not None and not kvm.has_tsc_control:
         raise UserError("EnterL2: a ratio, expected None: this host's KVM offers no TSC scaling to its guests")
+    most = SVM_MOST if kvm.machine.spec.tsc_scaling == "svm" else U64_MAX
+    if ratio is not None and not 0 < ratio <= most:
+        raise UserError(f"EnterL2: ratio {ratio}, expected 1 to {most}: {kvm.one} is 1.0 on this host")
     vcpu.l2_active = True
     vcpu.l2_offset = u64(offset)
     if ratio is None:
