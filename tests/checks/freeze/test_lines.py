@@ -10,8 +10,9 @@ from guestclock.arith import nested_tsc_offset, nested_tsc_ratio, s64, u64
 from guestclock.checks.freeze.clocks import Line
 from guestclock.guest.freeze import CORRECTED, MIGRATED, Record, freeze, reconfigure, unfreeze
 from guestclock.linux import Timekeeper, Timex, clocksource
+from guestclock.linux.clocksource import arch_sys_counter
 from guestclock.linux.ntp import ADJ_FREQUENCY
-from guestclock.linux.readout import Readout, cycles_to_ns, vdso_calc_ns
+from guestclock.linux.readout import Readout, cycles_to_ns, vdso_calc_ns, vdso_calc_ns_generic
 
 SECOND = 10**9
 
@@ -56,6 +57,40 @@ def test_a_line_reads_as_the_kernels_own_fields_do(seed: int):
     compare(tk.cycle_last)
     freeze(tk, at, CORRECTED)
     compare(at)
+    reconfigure(tk, record, back, CORRECTED)
+    unfreeze(tk, record, back + 7, CORRECTED)
+    compare(back + 7)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_arm64_line_reads_as_the_kernels_own_fields_do(seed: int):
+    """The counter is 56 bits and more. The vDSO does not clamp: one tick behind, only the timekeeper's getters do."""
+    rng = Random(seed)
+    source, target = rng.sample((19_200_000, 24_000_000, 62_500_000, 1_000_000_000), 2)
+    start = rng.randrange(2**50)
+    tk = Timekeeper.start(
+        arch_sys_counter(source), start, hz=250, monotonic_ns=rng.randrange(10**15), realtime_ns=10**18
+    )
+    at, back = start + rng.randrange(10**7), rng.randrange(2**50)
+    stop = at + rng.randrange(10**6)
+    record = Record(
+        epoch=1, status=MIGRATED, clock=arch_sys_counter(target), stop_cycles=stop, downtime_ns=5, as_of_cycles=back
+    )
+
+    def compare(around: int) -> None:
+        line, vdso, readout = Line(), Line(clamps=False), Readout.of(tk)
+        line.store(tk, 0)
+        vdso.store(tk, 0)
+        data, basetime = readout.vdso, readout.vdso.basetime["monotonic"]
+        for cycles in (around, around + rng.randrange(10**6), around + rng.randrange(10**9)):
+            generic = basetime.sec * SECOND + vdso_calc_ns_generic(data, cycles, basetime.nsec)
+            assert generic == vdso.ns(cycles) == line.ns(cycles)
+        behind = tk.cycle_last - 1
+        assert line.ns(behind) == readout.mono.base_ns + cycles_to_ns(readout.mono, behind)
+        assert vdso.ns(behind) > line.ns(behind) + 10**16  # where the kernel's wraps at 64 bits: any value
+
+    compare(tk.cycle_last)
+    freeze(tk, at, CORRECTED)
     reconfigure(tk, record, back, CORRECTED)
     unfreeze(tk, record, back + 7, CORRECTED)
     compare(back + 7)

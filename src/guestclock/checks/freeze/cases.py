@@ -112,7 +112,22 @@ def clock_cases(
         here = Move(target_khz=usual.source_khz, status=SAME_HOST, policy=policy)
         asked[f"aborted-{policy}"] = f"it stays where it is, policy {policy}", here
     found = [moved(name, about, protocol, move) for name, (about, move) in asked.items()]
+    if protocol.v0_first:  # else an arm64 vDSO is behind its cycle_last, which wraps: any value (clocks.Line.ns)
+        found += [arm64_case(name, protocol, continuous=continuous) for name in ARM64]
     return [*found, *(sched_case(name, protocol, continuous=continuous) for name in SCHED)]
+
+
+ARM64 = {
+    "arm64-62500-25000": Move(arm64=True, source_khz=62_500, target_khz=25_000),
+    "arm64-24000-1000000": Move(arm64=True, source_khz=24_000, target_khz=1_000_000, readers=("syscall", "vdso")),
+}
+"""Counters of QEMU, of many an SoC, of an M1, and of what has FEAT_ECV; kHz."""
+
+
+def arm64_case(name: str, protocol: Protocol, *, continuous: bool = False, tells_rate: bool = True) -> Case:
+    move = replace(ARM64[name], continuous=continuous, tells_rate=tells_rate)
+    about = f"an arm64 guest, its counter goes from {move.source_khz} to {move.target_khz} kHz"
+    return moved(name, about, protocol, move)
 
 
 SCHED: dict[str, Move] = {

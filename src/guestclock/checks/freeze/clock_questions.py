@@ -9,7 +9,6 @@ from guestclock.arith import s64
 from guestclock.checks.asks import Ask, Question, scaled
 from guestclock.checks.freeze.clocks import ONE, Outcome, Reading
 from guestclock.guest.freeze import MIGRATED, RUN, STOP
-from guestclock.linux import clocksource
 from guestclock.linux.sched_clock import cyc2ns_scale
 
 NS = "ns"
@@ -69,7 +68,7 @@ def counts_what_ran(outcome: Any) -> Iterator[Ask]:
     first, second = two
     if (first.epoch, second.epoch, first.site, second.site) != (0, 1, 0, 1) or first.halted:
         return
-    old, new = (clocksource("tsc", tsc_khz=khz) for khz in move.guest_khz)
+    old, new = move.clocksources
     ran = scaled(outcome.stop - first.cycles, old.mult, 1 << old.shift)
     ran = ran + scaled(second.cycles - outcome.begins, new.mult, 1 << new.shift)
     gained = second.ns - first.ns
@@ -123,7 +122,7 @@ def rate_tolerance_ns(outcome: Outcome) -> int:
     that is scaled for the guest is off by the ratio's rounding, and by 3 cycles where it is placed.
     """
     move, horizon_ns = outcome.move, outcome.world.horizon_ns
-    mult = min(clocksource("tsc", tsc_khz=khz).mult for khz in move.guest_khz)
+    mult = min(clock.mult for clock in move.clocksources)
     allowed = -(-horizon_ns // (2 * mult)) + 4
     if (move.source_ratio, move.target_ratio) != (ONE, ONE):
         allowed += -(-horizon_ns // min(move.guest_khz))

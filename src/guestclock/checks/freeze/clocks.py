@@ -28,6 +28,7 @@ from guestclock.guest.freeze import (
     unfreeze,
 )
 from guestclock.linux import Timekeeper, clocksource
+from guestclock.linux.clocksource import Clocksource, arch_sys_counter
 from guestclock.linux.sched_clock import NativeSchedClock
 from guestclock.sim import State, cp
 from guestclock.sim.field import flag, integer
@@ -55,6 +56,9 @@ class Move:
     source_ratio, target_ratio: by what a hypervisor below scales the TSC of what is the host here, 2^48ths: the guest
     is an L2, its host an L1. sleep_ns: the host that has the image sleeps so long; reset: its TSC does not count
     meanwhile and comes back with any value.
+
+    arm64: the counter is CNTVCT_EL0, and the vDSO takes one that is behind for one that is far ahead. tells_rate: the
+    record says how fast the target's counter is.
     """
 
     source_khz: int = 2_400_000
@@ -72,6 +76,8 @@ class Move:
     target_ratio: int = ONE
     sleep_ns: int = 0
     reset: bool = False
+    arm64: bool = False
+    tells_rate: bool = True
 
     @property
     def away(self) -> Between:
@@ -82,6 +88,14 @@ class Move:
     def guest_khz(self) -> tuple[int, int]:
         """The frequencies that the guest is told, kHz, rounded down."""
         return self.source_khz * self.source_ratio >> 48, self.target_khz * self.target_ratio >> 48
+
+    @property
+    def clocksources(self) -> tuple[Clocksource, Clocksource]:
+        """What the guest counts by before and after, if it is told."""
+        old, new = (
+            arch_sys_counter(khz * 1000) if self.arm64 else clocksource("tsc", tsc_khz=khz) for khz in self.guest_khz
+        )
+        return old, new
 
     @property
     def bounds(self) -> Bounds:
@@ -115,15 +129,22 @@ class Line(State):
     shift = integer("shift")
     offs_boot_ns = integer("BOOTTIME - MONOTONIC")
     halted = flag("reads as cycle_last, whatever the counter is")
+    clamps = flag("a counter that is behind reads as cycle_last", True)
+    above = integer("bits that the counter lacks to 64")
 
     def store(self, tk: Timekeeper, epoch: int) -> None:
         self.epoch, self.cycle_last, self.snsec = epoch, tk.cycle_last, tk.mono_snsec
         self.mult, self.shift, self.offs_boot_ns = tk.mono_mult, tk.clock.shift, tk.offs_boot_ns
+        self.above = 64 - tk.clock.mask.bit_length()
 
     def ns(self, cycles: Any) -> Any:
-        """MONOTONIC where the counter is `cycles`: one that is behind reads as cycle_last."""
-        delta = u64(cycles - self.cycle_last)
-        if self.halted or delta > S64_MAX:
+        """MONOTONIC where the counter is `cycles`: one that is behind reads as cycle_last.
+
+        On arm64 the vDSO does not clamp. What it makes of a counter that is behind wraps, so that it is any value, and
+        that is not here: where nobody runs between steps 8 and 10 but V0, nobody reads so.
+        """
+        delta = u64((cycles - self.cycle_last) * (1 << self.above)) >> self.above
+        if self.halted or (self.clamps and delta > S64_MAX >> self.above):
             delta = 0
         return (self.snsec + delta * self.mult) >> self.shift
 
@@ -216,11 +237,12 @@ class _World:
     def __init__(self, protocol: Protocol, move: Move, world: World) -> None:
         self.protocol, self.move, self.world = protocol, move, world
         self.vm = vm = Vm()
-        clock = clocksource("tsc", tsc_khz=move.guest_khz[0])
+        clock, _ = move.clocksources
         self.tk = Timekeeper.start(clock, BEGUN_CYCLES, hz=250, monotonic_ns=BEGUN_NS, realtime_ns=10**18)
         self.kernel, self.vdso, self.fast = lines = Line(), Line(), Line()
         for line in lines:
             line.store(self.tk, 0)
+        self.vdso.clamps = not move.arm64
         self.sched = NativeSchedClock.start(move.guest_khz[0], BEGUN_CYCLES)
         self.sched.offset_ns = u64(self.sched.offset_ns + BEGUN_NS)
         self.record = Record()
@@ -299,7 +321,7 @@ class _World:
         record.status, record.policy, record.stop_cycles = move.status, move.policy, vm.stop_cycles
         if move.reset and self.protocol.admits_reset:
             record.status = MIGRATED
-        record.clock = clocksource("tsc", tsc_khz=move.guest_khz[1])
+        record.clock = move.clocksources[move.tells_rate]
         record.as_of_cycles, now = self.tsc(0)
         asleep = 0 if self.protocol.counts_sleep else vm.slept_ps
         record.downtime_ns = (now - vm.stop_ps - asleep) // 1000

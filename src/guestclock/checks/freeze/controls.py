@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 from guestclock.checks.freeze import snapshot
 from guestclock.checks.freeze.cases import (
+    ARM64,
     FAULTS,
     GATE,
     GOING_ON,
     HALTED,
     SLEEPS,
+    arm64_case,
     clock_cases,
     family_case,
     fault_cases,
@@ -56,6 +58,8 @@ class Control:
             return [misplaced_case(self.protocol)]
         if isinstance(self.protocol, Restores):
             return [restore_case(self.case, self.protocol)]
+        if self.case in ARM64:
+            return [arm64_case(self.case, self.protocol, tells_rate=False)]
         if self.case in FAULTS:
             return fault_cases(self.protocol, [self.case])
         if self.case in SLEEPS:
@@ -83,6 +87,7 @@ CONTROLS = (
         "halted-vdso-open", "fast timekeepers are halted, the vDSO goes on until the stop",
         replace(HALTED, blocks_vdso=False), "vdso-then-nmi",
     ),
+    Control("cntfrq-untold", "an arm64 guest goes on by the CNTFRQ that it knows", GATE, "arm64-62500-25000"),
     Control("sched-clock-left", "sched_clock is not told of the move", _rules(sched_clock=False), "sched-clock"),
     Control(
         "sched-clock-left-going-on", "the same where the counter goes on", _rules(sched_clock=False, rebase=AT_STOP),
