@@ -89,7 +89,6 @@ KEPT = [
     ("corrected-gate", "l2-unaware-32-bits"),
     ("corrected-gate", "l2-unaware-asleep"),
     ("corrected-gate", "l2-unaware-trapped"),
-    ("corrected-gate", "l2-unaware-l1-scaled"),
     ("old-rate-emulated", "2400000-2900000-any-tsc"),
     ("old-rate-emulated", "2400000-2100000-going-on"),
     ("corrected-gate", "l1-with-l2-slower"),

@@ -206,7 +206,7 @@ def nested_cases(protocol: Protocol = GATE) -> list[Case]:
     """Guests of guests, and hosts that sleep while they have a frozen image."""
     found = [moved(name, about, protocol, move) for name, (about, move) in {**SLEEPS, **NESTED}.items()]
     found += [l1_with_l2(name, Nesting()) for name in L1_WITH_L2]
-    found += [handed_down_case(), *(unaware_case(name) for name in UNAWARE), misplaced_case()]
+    found += [handed_down_case(Handing()), *(unaware_case(name) for name in UNAWARE)]
     found += [family_case(name, family) for name, family in FAMILIES.items()]
     return found
 
@@ -228,7 +228,7 @@ def unaware_case(name: str, unaware: Unaware | None = None) -> Case:
     )  # fmt: skip
 
 
-def handed_down_case(handing: Handing = Handing()) -> Case:  # noqa: B008 (frozen)
+def handed_down_case(handing: Handing) -> Case:
     """The thread's first: nothing is to be done."""
     move = Move(source_ratio=SCALED_DOWN, target_ratio=SCALED_DOWN, policy=RUN, sleep_ns=HOUR_NS)
     return Case(
@@ -239,7 +239,7 @@ def handed_down_case(handing: Handing = Handing()) -> Case:  # noqa: B008 (froze
     )  # fmt: skip
 
 
-def misplaced_case(placing: Placing = Placing()) -> Case:  # noqa: B008 (frozen)
+def misplaced_case(placing: Placing) -> Case:
     about = f"L1 is scaled as well, and places its L2's counter by its own: ratios of {placing.frac_bits} bits"
     return Case(
         name="l2-unaware-l1-scaled", about=about, runs=lambda: unaware_l2.misplaced(placing),
