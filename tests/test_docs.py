@@ -366,6 +366,8 @@ MISTAKES = (
     '[[step]]\nvmm = "set-tsc"\nvalue = "$tsc"\n[[step]]\nvmm = "get-tsc"\nas = "tsc"',
     '[[step]]\nvmm = "start"\n[[step]]\nvmm = "set-tsc"\nvalue = 0',
     '[vary]\ndelay = ["1 s"]\n[[step]]\nwait = "1 s"',
+    '[[step]]\nguest = "enter-l2"\nvalue = 5\n[[step]]\nguest = "enter-l2"\nvalue = 5',
+    '[host]\ntsc_scaling = "svm"\n[[step]]\nguest = "enter-l2"\nvalue = 5\nratio = 0',
 )
 
 

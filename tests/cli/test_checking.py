@@ -223,6 +223,24 @@ def test_mistakes(arguments: tuple[str, ...], expected: str) -> None:
     assert expected in told(guestclock_(*arguments))
 
 
+@pytest.mark.parametrize(
+    ("vm", "steps", "expected"),
+    [
+        ("", "[[step]]\nguest = 'enter-l2'\nvalue = 5\n", "[[step]] 1: 'enter-l2': guests of guests cannot be checked"),
+        (
+            "nested = true\n[host]\narch = 'arm64'",
+            "[[step]]\nguest = 'read'\n",
+            "[vm]: nested: guests of guests cannot",
+        ),
+    ],
+)
+def test_guests_of_guests_are_not_checked(tmp_path: Path, vm: str, steps: str, expected: str) -> None:
+    """An L2's counter was taken for its L1's: a step back by the offset between them."""
+    file = tmp_path / "l2.toml"
+    file.write_text(f"about = 'x'\n[vm]\nvcpus = 1\n{vm}\n{steps}")
+    assert expected in told(guestclock_("check", file))
+
+
 # ---- as a function of a bound
 
 HOTPLUG = ("check", "vcpu-hotplug", "--kernel", "linux-6.7", "--max-delay", "1ms", "--away", "1ms")

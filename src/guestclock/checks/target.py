@@ -130,6 +130,7 @@ def _scenario(
     meant = policy(given, {clock: wanted for clock, wanted in expected.items() if wanted}, scenario.arch)
     for kernel in _of_arch(scenario.name, scenario.arch, kernels or scenario.kernels):
         for variation in scenario.variations:
+            _no_l2(scenario.name, variation)
             spec = Spec(
                 program=json.dumps(variation.program),
                 kernel=kernel,
@@ -144,6 +145,18 @@ def _scenario(
             site = spec.sites[0]
             spec = spec.but(sites=(_site(site, variation.host),))
             yield Target(scenario.name, scenario.about, kernel, _varied(variation), spec, meant)
+
+
+def _no_l2(name: str, variation: Variation) -> None:
+    """A window is a guest's with one set of clocks: an L2's would be taken for its L1's, which step from one to the
+    other.
+    """
+    instead = "guests of guests cannot be checked, 'guestclock run' plays them"
+    for number, step in enumerate(variation.steps, 1):
+        if step.name == "enter-l2":
+            raise UserError(f"{name}: [[step]] {number}: 'enter-l2': {instead}")
+    if variation.program.get("nested"):
+        raise UserError(f"{name}: [vm]: nested: {instead}")
 
 
 def _site(usual: Site, host: HostTable | Arm64HostTable) -> Site:
