@@ -45,7 +45,7 @@ class Fake:
 
 def played(toml_steps, *refuses, vcpus=2, boot=False):
     """What the steps asked for, without the looking around after each."""
-    text = f"about = 'x'\n[host]\narch = 'arm64'\n[vm]\nvcpus = {vcpus}\nboot = {str(boot).lower()}\n"
+    text = f"about = 'x'\n[host]\narch = 'arm64'\n[vm]\nvcpus = {vcpus}\nboot = {str(boot).lower()}\nnested = true\n"
     for step in toml_steps:
         text += f"[[step]]\n{step}\nlook = false\n"
     ((_, program),) = parse(text, "test").programs()

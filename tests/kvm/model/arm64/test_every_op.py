@@ -101,7 +101,7 @@ def test_an_operation_of_x86_is_none_of_arm64():
         (api.Wrmsr(0x10, 5), "Run: Wrmsr is nothing that an arm64 guest does"),
         (api.ReadClocks(), "Run: ReadClocks is nothing that an arm64 guest does"),
         (api.EnterL2(5, 1), "EnterL2: a ratio, expected None: arm64 scales no counter"),
-        (api.EnterL2(5), r"EnterL2: this vCPU has no EL2, expected KvmOptions\(nested=True\)"),
+        (api.EnterL2(5), r"EnterL2: this vCPU has no EL2, expected a VM with nested = true"),
         (api.ExitL2(), "ExitL2: vCPU 0 runs no L2"),
         (api.Hvc(0x8400_0000), "HVC 0x84000000 is not modelled, expected a function of PV time or of PTP"),
         (api.Hvc(0x8000_0001, 0x8000_8000), "HVC ARCH_FEATURES of 0x80008000 is not modelled, expected PV_TIME_FEA"),
