@@ -51,3 +51,47 @@ def test_what_breaks_in_it_has_a_replay_that_runs_again(tmp_path: Path) -> None:
 def test_what_is_no_frequency_is_told(case: str, said: str) -> None:
     with pytest.raises(UserError, match=said.replace("?", r"\?")):
         thread(FREEZE).case("corrected-gate", case)
+
+
+SUSPEND = "threads/2021-suspend"
+
+
+@pytest.mark.parametrize(
+    "case", ["sleep@25s@2893202kHz", "reset@300ms", "faster@1h@3000001kHz", "arm64@90min@24000kHz"]
+)
+def test_a_sleep_and_a_rate_of_ones_own_hold_where_the_listed_ones_do(case: str) -> None:
+    of = thread(SUSPEND)
+    held = check_case(of, "inhibitor", case)
+    assert not held.never
+    assert {v.status for v in held.verdicts if v.asked} == {HOLDS}
+
+
+@pytest.mark.parametrize(("case", "seconds"), [("sleep@25s", 25), ("sleep@2h@3000001kHz", 7200)])
+def test_stock_counts_as_long_a_sleep_as_was_named(case: str, seconds: int) -> None:
+    worst = {v.property: v.worst for v in check_case(thread(SUSPEND), "stock", case).verdicts}
+    assert worst["I6"] == pytest.approx(seconds * 10**9, abs=60_000_000)
+
+
+def test_a_guest_whose_tsc_is_scaled_is_scaled_alike_on_a_host_of_another_rate() -> None:
+    of = thread(SUSPEND)
+    listed, own = of.find("v3", "faster"), of.find("v3", "faster@2000000kHz")
+    assert listed is not None
+    assert own is not None
+    assert own.setting.khz * listed.setting.host_khz == pytest.approx(listed.setting.khz * 2_000_000, rel=1e-6)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("sleep@25", "'25' has no unit, expected a duration like '300 ms'; or a rate, as 2893202kHz"),
+        ("sleep@-3s", "negative"),
+        ("sleep@10kHz", "10 kHz: expected 500000 to 10000000 kHz"),
+        ("arm64@2893202kHz", "2893202 kHz: expected 1000 to 1000000 kHz"),
+        ("sleep@40d", "a sleep of 40d: expected 1 ms to 30 days"),
+        ("slep@25s", "has no 'slep@25s'"),
+    ],
+)
+def test_what_is_no_sleep_and_no_rate_is_told(case: str, said: str) -> None:
+    with pytest.raises(UserError) as told:
+        thread(SUSPEND).case("inhibitor", case)
+    assert said in str(told.value)

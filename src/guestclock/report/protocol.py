@@ -22,6 +22,9 @@ from guestclock.report.check_table import Line, as_text, hanging
 from guestclock.report.check_words import SHOWN, STYLES, in_seconds, up
 from guestclock.report.numbers import clock_value, counted, duration, grouped
 
+NOTHING = "-"
+"""Of a cell: it was not asked, or no run gave anything to judge by."""
+
 
 def chosen(of: Thread, designs: Sequence[str], cases: Sequence[str]) -> list[tuple[Design, Case]]:
     """What is to be checked. Raises UserError for a design or a case that is not there."""
@@ -102,7 +105,7 @@ def lines(
     yield "", ""
     left = max(len(question.name) for question in of.invariants) + 2
     for question in of.invariants:
-        if any(row[question.name].verdict is not None for row in rows.values()):
+        if any(cell(row[question.name]) != NOTHING for row in rows.values()):
             yield from hanging(f"{question.name:<{left}}", question.about, width, "dim")
     yield from hanging("bounds: ", of.bounds, width)
     cost = sum(result.tally.orders for result in done), sum(result.programs for result in done)
@@ -117,7 +120,7 @@ def lines(
 
 
 def table_lines(of: Thread, rows: Any, width: int) -> Iterator[Line]:
-    """A row per invariant that was asked, a column per design; as many columns beside each other as fit."""
+    """A row per invariant of which something could be said, a column per design; as many columns as fit."""
     names = list(rows)
     shown = {name: {i: cell(c) for i, c in rows[name].items()} for name in names}
     widths = [max([len(name), *map(len, shown[name].values())]) + 2 for name in names]
@@ -133,7 +136,7 @@ def table_lines(of: Thread, rows: Any, width: int) -> Iterator[Line]:
             yield "", ""
         yield f"{'':<{left}}{''.join(f'{name:<{w}}' for name, w in part)}".rstrip(), "bold"
         for question in of.invariants:
-            if all(row[question.name].verdict is None for row in rows.values()):
+            if all(shown[name][question.name] == NOTHING for name in names):
                 continue
             statuses = {rows[name][question.name].status for name, _ in part}
             style = next((STYLES[s] for s in (VIOLATED, UNDECIDED) if s in statuses), "")
@@ -146,7 +149,7 @@ def cell(answer: Cell) -> str:
     """What a person remembers: the worst value, or that it holds; "-": nothing was asked."""
     verdict = answer.verdict
     if verdict is None or answer.status not in (VIOLATED, UNDECIDED, HOLDS):
-        return "-"
+        return NOTHING
     if answer.status == VIOLATED and verdict.worst is not None:
         return _amount(verdict.worst, verdict)
     if answer.status == HOLDS and verdict.why == LISTED:

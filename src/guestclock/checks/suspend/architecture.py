@@ -33,13 +33,12 @@ class Seen(NamedTuple):
 
 
 class Architecture(ABC):
-    """khz: of the host's counter, which is what units of time are. unit: of a guest's counters.
+    """unit: of a guest's counters.
 
     clock_counter: the counter that its Linux guests tell the time by, where not by kvmclock. vdso_guards: its vDSO
     takes a counter behind the last update for what it is, and a product of more than 64 bits.
     """
 
-    khz: ClassVar[int]
     unit: ClassVar[str]
     clock_counter: ClassVar[str]
     vdso_guards: ClassVar[bool]

@@ -18,7 +18,7 @@ from guestclock.checks.spec import Site
 from guestclock.checks.suspend.architecture import Architecture, Counter, Seen
 from guestclock.checks.suspend.arm64_nested import L2_RAN, hypervisor, runs_l2
 from guestclock.checks.suspend.machine import Sleeping
-from guestclock.checks.suspend.setting import ARM64_KHZ, Outcome, Setting
+from guestclock.checks.suspend.setting import Outcome, Setting
 from guestclock.checks.suspend.vmm import VMMS
 from guestclock.explore.world import World
 from guestclock.kvm import api
@@ -39,7 +39,8 @@ class SleepingArm64(Sleeping, ExploredArm64Machine):
 
     def __init__(self, world: World, outcome: Outcome) -> None:
         setting = outcome.setting
-        ExploredArm64Machine.__init__(self, world, Site(khz=ARM64_KHZ, slew_ppm=0, vhe=setting.vhe, ecv=setting.ecv))
+        site = Site(khz=setting.host_khz, slew_ppm=0, vhe=setting.vhe, ecv=setting.ecv)
+        ExploredArm64Machine.__init__(self, world, site)
         self.outcome = outcome
 
     def raw_and_slept_ns(self, cpu: int = 0) -> Any:
@@ -62,7 +63,6 @@ class Stamp(NamedTuple):
 
 
 class Arm64(Architecture):
-    khz = ARM64_KHZ
     unit = "ticks"
     clock_counter = CNTVCT
     vdso_guards = False

@@ -25,7 +25,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from guestclock.arith import u64
-from guestclock.checks.suspend.setting import KHZ
 from guestclock.checks.suspend.vmm import StoppingVmm
 from guestclock.checks.suspend.x86 import guest_cycles
 from guestclock.kvm import api
@@ -135,7 +134,7 @@ class Detect(StoppingVmm):
         offs_boot_ns = machine.ktime_get_offs_boot_ns()
         raw_ns = base_ns - offs_boot_ns
         if clock.flags & KVM_CLOCK_HOST_TSC:
-            raw_ns = raw_ns - (tsc - clock.host_tsc) * 1_000_000 // KHZ
+            raw_ns = raw_ns - (tsc - clock.host_tsc) * 1_000_000 // self.stage.setting.host_khz
             return Look(clock.host_tsc, raw_ns, offs_boot_ns, clock.clock_ns, clock.realtime_ns)
         return Look(tsc, raw_ns, offs_boot_ns, clock.clock_ns, machine.ktime_get_real_ns())
 
@@ -164,7 +163,8 @@ class Detect(StoppingVmm):
     async def put(self, was: Any, now: Any, ran_ns: Any) -> Any:
         """Every clock of the VM to where it was at `was`, and what the host has run since; answers the look to keep."""
         clock_ns = was.clock_ns + ran_ns * (RAW_IS_SLOW + 1) // RAW_IS_SLOW
-        await self.counters_to(was.tsc + ran_ns * KHZ * (RAW_IS_SLOW + 1) // (RAW_IS_SLOW * 1_000_000), now.tsc)
+        ran = ran_ns * self.stage.setting.host_khz * (RAW_IS_SLOW + 1) // (RAW_IS_SLOW * 1_000_000)
+        await self.counters_to(was.tsc + ran, now.tsc)
         # With a REALTIME the kernel moves the clock on by what has passed since it was read.
         await self.stage.execute(api.SetClock(0, u64(clock_ns), KVM_CLOCK_REALTIME, now.realtime_ns))
         return now._replace(clock_ns=clock_ns)

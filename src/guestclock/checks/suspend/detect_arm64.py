@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from guestclock.arith import u64
 from guestclock.checks.suspend import detect
-from guestclock.checks.suspend.setting import ARM64_KHZ
 from guestclock.kvm import api
 from guestclock.kvm.model.arm64.run import kvm_run
 
@@ -37,7 +36,7 @@ class DetectArm64(detect.Detect):
         return Look(counter, base_ns - offs_boot_ns, offs_boot_ns)
 
     async def put(self, was: Look, now: Look, ran_ns: Any) -> Look:
-        ran = ran_ns * ARM64_KHZ * (detect.RAW_IS_SLOW + 1) // (detect.RAW_IS_SLOW * 1_000_000)
+        ran = ran_ns * self.stage.setting.host_khz * (detect.RAW_IS_SLOW + 1) // (detect.RAW_IS_SLOW * 1_000_000)
         self.stage.offset = u64(self.stage.offset + now.counter - was.counter - ran)
         await self.stage.execute(api.SetCounterOffset(0, self.stage.offset))
         return now

@@ -40,8 +40,8 @@ class Night:
 
 
 @cache
-def host_khz(kernel: str) -> int:
-    """The rate of the counter of a host with this kernel: what the world's units of time are."""
+def usual_khz(kernel: str) -> int:
+    """The rate of the counter of a host with this kernel, unless the setting says another."""
     return ARM64_KHZ if arch_of(kernel) == ARM64 else KHZ
 
 
@@ -64,8 +64,9 @@ class Setting:
     out as soon as KVM has heard of it. hides: the VMM asks KVM to hide the sleep, whatever its guest is
     (+suspend-corrected). mono_is_boot: the guest's MONOTONIC is its BOOTTIME. reads: the counters that the guest reads;
     empty: all it has. nested: the guest is a hypervisor, whose own guest runs when the host goes down. vhe, ecv: of an
-    arm64 host. khz: the guest's, 0: the host's; scaling: how that is made, "svm" or "vmx". page: the guest has kvmclock
-    pages although it counts by its TSC. delay_ns: of the handler, beyond interrupts that are off.
+    arm64 host. rate_khz: of the host's counter, 0: the usual one. khz: the guest's, 0: the host's; scaling: how that is
+    made, "svm" or "vmx". page: the guest has kvmclock pages although it counts by its TSC. delay_ns: of the handler,
+    beyond interrupts that are off.
     """
 
     kernel: str = "linux-6.12"
@@ -96,6 +97,7 @@ class Setting:
     nested: bool = False
     vhe: bool = True
     ecv: bool = False
+    rate_khz: int = 0
     khz: int = 0
     scaling: str = "svm"
     page: bool = False
@@ -105,12 +107,17 @@ class Setting:
         return replace(self, **changes)
 
     @property
+    def arch(self) -> str:
+        return arch_of(self.kernel)
+
+    @property
     def has_page(self) -> bool:
         return self.page or self.clock == "kvm-clock"
 
     @property
     def host_khz(self) -> int:
-        return host_khz(self.kernel)
+        """The rate of the host's counter: what the world's units of time are."""
+        return self.rate_khz or usual_khz(self.kernel)
 
     @property
     def guest_khz(self) -> int:

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from guestclock.checks.protocol import Case, Design, Thread
+from guestclock.checks.protocol import Case, Thread
 from guestclock.checks.suspend.arm64_cases import arm64_cases, by_value_cases, untold_cases
-from guestclock.checks.suspend.case import INJECTED, ITSELF, LOST, MOVED, NIGHTS, NOT_SLEPT, PLUGGED, SLEPT, case
+from guestclock.checks.suspend.case import (
+    INJECTED,
+    ITSELF,
+    LOST,
+    MOVED,
+    NIGHTS,
+    NOT_SLEPT,
+    OWN,
+    PLUGGED,
+    SLEPT,
+    case,
+    design,
+)
 from guestclock.checks.suspend.invariants import INVARIANTS
 from guestclock.checks.suspend.setting import KHZ, Night, S, Setting
 from guestclock.guest.suspend_time import HandlerCorrected, HandlerKnob, HandlerV1, HandlerV2, HandlerV3, NoHandler
@@ -125,37 +137,38 @@ THREAD = Thread(
     "threads/2021-suspend",
     "A host sleeps. What do its guest's clocks show afterwards, under each design that was proposed?",
     (
-        Design("stock", "KVM as it is: the guest is told that it was stopped, and nothing more", "linux-6.12",
+        design("stock", "KVM as it is: the guest is told that it was stopped, and nothing more", "linux-6.12",
                both(cases("linux-6.12", NoHandler))),
-        Design("v1", "clocks go back inside timekeeping_resume(), the guest looks at every tick",
+        design("v1", "clocks go back inside timekeeping_resume(), the guest looks at every tick",
                f"{POSTED}, 2021-04-26", cases(V1, HandlerV1, page=True)),
-        Design("v2", "the same, and an interrupt; the guest changes the tick's copy of its timekeeper",
+        design("v2", "the same, and an interrupt; the guest changes the tick's copy of its timekeeper",
                f"{POSTED}, 2021-08-06", cases(V2, HandlerV2)),
-        Design("v3", "a request that is planted before the sleep, per vCPU, and an interrupt",
+        design("v3", "a request that is planted before the sleep, per vCPU, and an interrupt",
                f"{POSTED}, 2021-10-20", cases(V3, HandlerV3)),
-        Design("corrected", "one measured stop per VM, taken from every clock before anybody enters", "our own",
+        design("corrected", "one measured stop per VM, taken from every clock before anybody enters", "our own",
                cases(CORRECTED, HandlerCorrected)),
-        Design("inhibitor", "the VMM is asked before the host sleeps, and does it all", "Zyngier, 2021-12-04, and G1",
+        design("inhibitor", "the VMM is asked before the host sleeps, and does it all", "Zyngier, 2021-12-04, and G1",
                both(cases("linux-6.12", HandlerCorrected, "inhibitor"), "inhibitor")),
-        Design("gate", "the VMM does it all, behind a gate in KVM that survives the sleep", "Zyngier's, and our gate",
+        design("gate", "the VMM does it all, behind a gate in KVM that survives the sleep", "Zyngier's, and our gate",
                both(cases(GATE, HandlerCorrected, "gate"), "gate")),
-        Design("detect", "the VMM is not asked: each vCPU's thread looks for a sleep before every KVM_RUN",
+        design("detect", "the VMM is not asked: each vCPU's thread looks for a sleep before every KVM_RUN",
                "the thread's last question, Nishida, 2022-04-06",
                both(cases("linux-6.12", HandlerCorrected, "detect"), "detect")),
-        Design("guest-first", "the guest suspends first, and the host waits for it", "Zyngier, 2021-12-04",
+        design("guest-first", "the guest suspends first, and the host waits for it", "Zyngier, 2021-12-04",
                both(cases("linux-6.12", NoHandler, "guest-first"), "guest-first")),
-        Design("by-value", "the inhibitor's VMM on arm64 before 6.4: CNTVCT is read and written by value",
+        design("by-value", "the inhibitor's VMM on arm64 before 6.4: CNTVCT is read and written by value",
                "kvm-arm64, QEMU", by_value_cases),
-        Design("untold", "the inhibitor's VMM, and a guest that ignores the interrupt", "our own", untold_cases),
-        Design("mono-is-boot", "rejected: MONOTONIC counts the sleep, as BOOTTIME does", "Gleixner, 2021-02",
+        design("untold", "the inhibitor's VMM, and a guest that ignores the interrupt", "our own", untold_cases),
+        design("mono-is-boot", "rejected: MONOTONIC counts the sleep, as BOOTTIME does", "Gleixner, 2021-02",
                only_sleep(CORRECTED, HandlerCorrected, mono_is_boot=True)),
-        Design("sysfs", "rejected: user space moves BOOTTIME by a file, when it gets to it", "RFC, 2021-02-10",
+        design("sysfs", "rejected: user space moves BOOTTIME by a file, when it gets to it", "RFC, 2021-02-10",
                only_sleep("linux-6.12", HandlerKnob, "inhibitor", delay_ns=2 * S)),
-        Design("gate-late-stamp", "a gate whose VMM stamps for itself: it may be frozen before it can",
+        design("gate-late-stamp", "a gate whose VMM stamps for itself: it may be frozen before it can",
                "a negative control", both(only_sleep(GATE, HandlerCorrected, "gate-late-stamp"), "gate-late-stamp"),
                broken=True),
     ),
     INVARIANTS,
     "50 ms for each step of the host's, the VMM's and a vCPU's thread, 10 us inside a kernel section; interrupts are "
     "off for 10 ms at most; sleeps of 600, 130 and 1200 s; clocks at their nominal rates, nobody steers them; exact",
+    own=OWN,
 )  # fmt: skip

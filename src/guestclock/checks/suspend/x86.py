@@ -9,7 +9,7 @@ from guestclock.arith import u64
 from guestclock.checks.spec import Site
 from guestclock.checks.suspend.architecture import Architecture, Counter, Seen
 from guestclock.checks.suspend.machine import Sleeping
-from guestclock.checks.suspend.setting import KHZ, Outcome, Setting
+from guestclock.checks.suspend.setting import Outcome, Setting
 from guestclock.checks.x86.host import ExploredTimers, ExploredX86Machine
 from guestclock.checks.x86.windows import kvmclock_by
 from guestclock.explore.world import World
@@ -31,9 +31,9 @@ class SleepingX86(Sleeping, ExploredX86Machine):
     """How long it slept, an RTC says: it may err by as much as the night allows it."""
 
     def __init__(self, world: World, outcome: Outcome) -> None:
-        ExploredX86Machine.__init__(
-            self, world, Site(khz=KHZ, slew_ppm=0, scaling=outcome.setting.scaling if outcome.setting.khz else "")
-        )
+        setting = outcome.setting
+        scaling = setting.scaling if setting.khz else ""
+        ExploredX86Machine.__init__(self, world, Site(khz=setting.host_khz, slew_ppm=0, scaling=scaling))
         self.outcome = outcome
 
     def raw_and_slept_ns(self, cpu: int = 0) -> Any:
@@ -57,7 +57,6 @@ class Stamp(NamedTuple):
 
 
 class X86(Architecture):
-    khz = KHZ
     unit = "cycles"
     clock_counter = "TSC"
     vdso_guards = True
@@ -159,7 +158,7 @@ class X86(Architecture):
         clock = await execute(api.GetClock(0))
         tsc, boot_ns, _ = await _now(vmm.stage.machine)
         if clock.flags & KVM_CLOCK_HOST_TSC:
-            boot_ns = boot_ns - (tsc - clock.host_tsc) * 1_000_000 // KHZ
+            boot_ns = boot_ns - (tsc - clock.host_tsc) * 1_000_000 // vmm.stage.setting.host_khz
             tsc = clock.host_tsc
         return Stamp(tsc, boot_ns, clock.clock_ns, offsets)
 
