@@ -33,8 +33,9 @@ HALTED = Protocol(gates=False, drains=False, halts_fast=True, blocks_vdso=True)
 PAIRS = (
     (2_400_000, 1_920_000), (2_400_000, 2_100_000), (2_596_122, 2_336_507), (2_596_122, 2_596_122),
     (2_999_999, 3_299_998), (2_400_000, 2_900_000), (2_000_003, 2_500_001), (1_000_000, 1_250_000),
+    (1_844_602, 2_014_376), (807_444, 999_253),
 )  # fmt: skip
-"""Frequencies in kHz, before and after: 0.8 to 1.25, odd ones among them."""
+"""Frequencies in kHz, before and after: 0.8 to 1.25, odd ones among them; with the clocksource's shift or another."""
 
 READERS = (
     ("vdso", "syscall"), ("syscall", "vdso"), ("fast", "vdso"), ("vdso", "fast"), ("nmi", "vdso"), ("vdso", "nmi"),
