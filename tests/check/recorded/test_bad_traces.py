@@ -109,7 +109,7 @@ CSV = {
     "no number of ppm": ("# freq_ppm: nan\n" + GOOD, "line 1: freq_ppm: 'nan', expected a number of ppm"),
     "an unknown design": (
         "# design: v4\n" + GOOD,
-        "line 1: design: 'v4', expected one of none, stock, v3, corrected",
+        "line 1: design: 'v4', expected one of none, stock, running, v3, corrected",
     ),
     "two rates": (
         "# tsc_khz: 5\n# counter_hz: 6\n" + GOOD,

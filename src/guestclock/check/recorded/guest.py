@@ -80,6 +80,9 @@ class NtpState(Check):
     def on_freq(self, event: Event) -> None:
         self.ppm = float(event.data["ppm"])
 
+    def on_move(self, event: Event) -> None:
+        self.ppm = None  # another crystal: what was found out of the old one is to be forgotten
+
     def on_ntp(self, event: Event) -> None:
         ppm, injected = float(event.data["ppm"]), self.injected
         self.injected = None

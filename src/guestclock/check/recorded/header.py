@@ -15,7 +15,7 @@ from guestclock.arith import clocksource_update_freq_scale
 from guestclock.errors import UserError
 
 NS_PER_S = 10**9
-DESIGNS = ("none", "stock", "v3", "corrected")
+DESIGNS = ("none", "stock", "running", "v3", "corrected")
 LOGS = ("inject", "set", "timer")
 
 
@@ -41,14 +41,15 @@ KEYS = (
     Key("host_mult", "int", "the host clocksource's multiplier"),
     Key("logs", "words", "of which events all are in the trace: inject (and no inject row means none happened), set, "
         "timer"),
-    Key("design", "word", "what is done about host sleep: none (it never sleeps), stock (nothing), v3 (as posted in "
-        "2021), corrected (all of the stop is hidden)"),
+    Key("design", "word", "what is done about host sleep: none (it never sleeps), stock (nothing), running (all sleep "
+        "is hidden, and any part of what the host ran), v3 (as posted in 2021), corrected (all of the stop is hidden)"),
     Key("rate_ppm", "ppm", "how far MONOTONIC may be from its nominal rate when NTP's frequency is not known", "ppm"),
     Key("raw_ppm", "ppm", "and MONOTONIC_RAW, when its rate is not known exactly", "ppm"),
     Key("dither_ns", "int", "how far MONOTONIC swings about a known frequency", "ns"),
     Key("backstep_ns", "int", "how far a fast reader may be behind across an update", "ns"),
     Key("rtc_error_ns", "int", "how far the host's belief of one sleep may be off", "ns"),
-    Key("hole_ns", "int", "how much of a stop the corrected design may let through", "ns"),
+    Key("hole_ns", "int", "how much of a stop the corrected design may let through; with running, how much beyond what "
+        "the host ran", "ns"),
     Key("stale_ns", "int", "how long BOOTTIME may lack the last sleep, on MONOTONIC", "ns"),
     Key("late_ns", "int", "how late a timer may expire", "ns"),
     Key("real_ns", "int", "how far REALTIME may be from the host's after a stop", "ns"),

@@ -102,6 +102,8 @@ def allowed(stop: Stop, header: Header) -> tuple[int, int] | None:
         return 0, header.hole_ns
     if header.design == "v3" and ran is not None:
         return max(0, ran - header.rtc_error_ns), ran + header.rtc_error_ns
+    if header.design == "running" and ran is not None:
+        return 0, ran + header.hole_ns
     if header.design == "stock":
         passed = _between(stop, "host_boottime_ns")
         return None if passed is None else (0, passed + header.hole_ns)
@@ -234,7 +236,8 @@ class CounterKept(NeverBack):
         if self.header.design == "corrected":
             limits = (-COUNTER_SLACK_NS, COUNTER_SLACK_NS)
         self.compare()
-        least, most = ((c * NS_PER_S) // hz for c in (event.c0 - stop.c1, event.c1 - stop.c0))
+        moved = (_signed(event.c0 - stop.c1), _signed(event.c1 - stop.c0))
+        least, most = ((c * NS_PER_S) // hz for c in moved)
         off = max(least - limits[1], limits[0] - most)
         if off > 0:
             said = f"over a stop the counter moved {'more' if least > limits[1] else 'less'} than it may"
@@ -243,6 +246,11 @@ class CounterKept(NeverBack):
     def on_move(self, event: Event) -> None:
         self.forget()
         self.ends, self.offsets, self.stopped = {}, {}, None
+
+
+def _signed(cycles: int) -> int:
+    """A difference of two u64 counters: one that was set back far enough has wrapped."""
+    return (cycles + 2**63) % 2**64 - 2**63
 
 
 class Hotplug(Check):
