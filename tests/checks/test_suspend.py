@@ -41,12 +41,12 @@ def test_stock_counts_the_sleep_where_the_tsc_runs_on_and_loses_it_where_it_does
     running = wrong(asked("stock", "sleep"))
     assert set(running) == {"I6", "I8", "I10", "I24"}
     assert running["I6"] == pytest.approx(600 * S, abs=60_000_000)
-    assert set(wrong(asked("stock", "reset"))) == {"I11", "I13", "I24"}
+    assert set(wrong(asked("stock", "reset"))) == {"I11", "I13", "I20", "I24"}
 
 
 def test_v3_as_posted_truncates_to_milliseconds_and_tells_only_the_walls_timers() -> None:
     found = wrong(asked("v3", "sleep"))
-    assert set(found) == {"I6", "I8", "I9", "I11"}
+    assert set(found) == {"I6", "I8", "I9", "I11", "I20"}
     assert found["I6"] == 1_000_000, "999 999 ns, and one for the readings' own nanoseconds"
 
 
@@ -92,7 +92,7 @@ def test_a_gate_keeps_everything_but_not_if_the_vmm_stamps_when_it_gets_to_it() 
 
 
 def test_the_rejected_two() -> None:
-    assert wrong(asked("mono-is-boot", "sleep", "I6", "I10"))["I10"] == pytest.approx(600 * S, abs=60_000_000)
+    assert wrong(asked("mono-is-boot", "sleep", "I6", "I10"))["I10"] == pytest.approx(600 * S, abs=S)
     found = wrong(asked("sysfs", "sleep", "I4", "I13"))
     assert set(found) == {"I4", "I13"}
 

@@ -339,3 +339,26 @@ def test_an_export_goes_to_a_file_or_to_the_page(out: Path, tmp_path: Path) -> N
     page = guestclock_("export", replay_in(out), "--to", "mail")
     guestclock_("export", replay_in(out), "--to", "mail", "-o", tmp_path / "a" / "mail.txt")
     assert (tmp_path / "a" / "mail.txt").read_text() == page.stdout
+
+
+# ---- a thread's run as a trace of readings
+
+
+def test_a_violations_run_is_written_as_readings_and_judged_again(tmp_path: Path) -> None:
+    asked = ("check", "threads/2021-suspend", "--design", "v3", "--case", "reset", "--property", "I1")
+    assert guestclock_(*asked, "--out", tmp_path).returncode == 1
+    trace = tmp_path / "trace.csv.gz"
+    done = guestclock_("replay", tmp_path / "2021-suspend.v3.reset.I1.json", "--readings", trace)
+    assert (done.returncode, done.stderr.strip()) == (0, f"readings: {trace}")
+    judged = guestclock_("trace", "check", trace, "--json")
+    assert judged.returncode == 1
+    flagged = {each["number"] for each in json.loads(judged.stdout)["invariants"] if each["status"] == "violated"}
+    assert {1, 6, 8} <= flagged
+    done = guestclock_("replay", tmp_path / "2021-suspend.v3.reset.I1.json", "--readings", tmp_path / "no" / "x.csv")
+    assert (done.returncode, done.stderr.strip()) == (2, f"guestclock: {tmp_path}/no/x.csv: No such file or directory")
+
+
+def test_readings_are_a_threads(out: Path, tmp_path: Path) -> None:
+    done = guestclock_("replay", replay_in(out), "--readings", tmp_path / "x.csv")
+    assert done.returncode == 2
+    assert "--readings is for threads" in " ".join(done.stderr.split())

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from guestclock.arith.affine import Form
-from guestclock.explore.world import Actor, Bounds, Build
+from guestclock.explore.world import Actor, Between, Bounds, Build
 from guestclock.sim.checkpoint import Checkpoint
 
 
@@ -61,6 +61,19 @@ class IntegerWorld:
         self.made = build(self)
 
     # ---- what the model sees
+
+    symbolic = False
+
+    @property
+    def horizon_ns(self) -> int:
+        return self.bounds.horizon_ns
+
+    def value(self, instant: int) -> int:
+        """Times are numbers here, not names of them."""
+        return instant
+
+    def new_call(self, within: int | None = None) -> None:
+        assert not self.bounds.calls, "delays of whole calls are not drawn here"
 
     @property
     def now_ps(self) -> int:
@@ -161,6 +174,8 @@ class IntegerWorld:
             if pending.least + units > bounds.horizon:
                 return  # never: it is over before
             earliest, latest = pending.since + units, pending.since + units + limit
+            if type(delay_ps) is Between:
+                latest = pending.since + limit - (-delay_ps.most * bounds.ps[1] // bounds.ps[0])
         else:
             earliest, latest = pending.since, pending.since + limit
         latest = min(latest, bounds.horizon)

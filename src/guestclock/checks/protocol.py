@@ -100,6 +100,8 @@ class Thread:
     """A protocol with its designs, and the invariants that it is asked about. bounds: in words, for the reader.
 
     own: which cases one can name besides those listed, in words; "": none.
+    recorder: laid beside an integer run (its world, what its build returned), makes a trace of readings of it
+    (`checks.readings.Recorder`), or is None for a case without clocks.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Thread:
     invariants: tuple[Question, ...]
     bounds: str
     own: str = ""
+    recorder: Callable[[Any, Any], Any] | None = None
 
     def design(self, name: str) -> Design:
         """Raises UserError for one that is not there."""

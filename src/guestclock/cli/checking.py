@@ -236,6 +236,15 @@ def replay(
             metavar="FILE",
         ),
     ] = None,
+    readings: Annotated[
+        Path | None,
+        typer.Option(
+            "--readings",
+            help="Of a thread's run, read all clocks of the guest as densely as can be, and write the trace, for "
+            "guestclock trace check: CSV, gzipped if it ends in .gz.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Run a violation again and show how it comes about.
 
@@ -258,7 +267,14 @@ def replay(
 
             swim_lanes.draw_replay(file, figure)
             print(f"figure: {figure}", file=sys.stderr)
+        if readings is not None:
+            from guestclock.checks.readings import of_replay, save
+
+            save(of_replay(protocol_replay.load(file), str(file)), readings)
+            print(f"readings: {readings}", file=sys.stderr)
         raise typer.Exit(0 if protocol.replay(console(), file, json=json) else VIOLATED_STATUS)
+    if readings is not None:
+        raise typer.BadParameter(f"{file}: is a recipe's or a scenario's: --readings is for threads")
     loaded = replay_file.load(file)
     from guestclock.report import check_replay
 

@@ -20,7 +20,22 @@ FIRST_MONOTONIC_NS, FIRST_REALTIME_NS = 100 * 10**9, 10**18
 
 
 class GuestTimekeeper(Timekeeper):
-    """A guest's timekeeper within one epoch: nobody changes its multiplier (the contract under unknown times)."""
+    """A guest's timekeeper within one epoch: nobody changes its multiplier (the contract under unknown times).
+
+    What the kernel keeps twice, and every writer must change together, is kept twice here: E1 to E3.
+    """
+
+    wall_to_monotonic_ns = s64("MONOTONIC - REALTIME; whole readings of REALTIME are made of it")
+    monotonic_to_boot_ns = s64("BOOTTIME - MONOTONIC once more: the vDSO's")
+    offs_tai_kept_ns = s64("TAI - MONOTONIC, for hrtimers")
+
+    def add_sleeptime(self, ns: int) -> bool:
+        believed = super().add_sleeptime(ns)
+        if believed:
+            self.wall_to_monotonic_ns = self.wall_to_monotonic_ns - ns
+            self.monotonic_to_boot_ns = self.monotonic_to_boot_ns + ns
+            self.offs_tai_kept_ns = self.offs_tai_kept_ns + ns
+        return believed
 
     def tick(self, cycles: int) -> None:
         """A tick at `cycles` as far as readers see it: what waited in the tick's own copy, and cycle_last.
@@ -35,6 +50,7 @@ class GuestTimekeeper(Timekeeper):
         """One whose MONOTONIC and BOOTTIME are 100 s, and whose REALTIME is 10^9 s, where its counter is `cycles`."""
         tk = cls.start(clock, cycles, hz=250, monotonic_ns=FIRST_MONOTONIC_NS, realtime_ns=FIRST_REALTIME_NS)
         assert isinstance(tk, GuestTimekeeper)
+        tk.wall_to_monotonic_ns, tk.offs_tai_kept_ns = -tk.offs_real_ns, tk.offs_tai_ns
         return tk
 
     def copy(self) -> Timekeeper:
@@ -234,7 +250,9 @@ class HandlerKnob(NoHandler):
         page = guest.page
         if page is None:
             return
-        guest.tk.offs_boot_ns = guest.tk.offs_boot_ns + (page.suspend_time_ns - guest.injected_ns)
+        more = page.suspend_time_ns - guest.injected_ns
+        guest.tk.offs_boot_ns = guest.tk.offs_boot_ns + more
+        guest.tk.monotonic_to_boot_ns = guest.tk.monotonic_to_boot_ns + more
         guest.injected_ns = page.suspend_time_ns
         _injected(guest, "sysfs")
 

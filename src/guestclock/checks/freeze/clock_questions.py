@@ -9,6 +9,9 @@ from guestclock.arith import s64
 from guestclock.checks.asks import Ask, Question, scaled
 from guestclock.checks.freeze.clocks import ONE, Outcome, Reading
 from guestclock.guest.freeze import MIGRATED, RUN, STOP
+from guestclock.guest.ntp_client import synchronise
+from guestclock.linux import Ntp
+from guestclock.linux.ntp import NTP_PHASE_LIMIT_US, STA_UNSYNC
 from guestclock.linux.sched_clock import cyc2ns_scale
 
 NS = "ns"
@@ -116,6 +119,22 @@ def counts_downtime(outcome: Any) -> Iterator[Ask]:
             yield _ask(f"{sense} by {clock}", NS, f"{sense} {clock}", value, first, second, tolerance=allowed)
 
 
+def ntp_state(outcome: Any) -> Iterator[Ask]:
+    """I18: on another host NTP knows nothing, its frequency least of all; on the same one it knows what it knew."""
+    if outcome.guest is None or not outcome.vm.thawed:
+        return
+    ntp, known = outcome.guest.tk.ntp, Ntp.start(outcome.guest.tk.hz)
+    synchronise(known)
+    if outcome.move.status == MIGRATED or outcome.move.reset:
+        right = ntp.time_freq == 0 and ntp.time_status & STA_UNSYNC and ntp.time_maxerror_us >= NTP_PHASE_LIMIT_US
+    else:
+        right = (ntp.time_freq, ntp.time_status) == (known.time_freq, known.time_status)
+    numbers = tuple(range(len(outcome.world.events)))
+    yield Ask(
+        "that is not the clock's any more", "NTP state", "the guest", "ntp", numbers, (), (), lambda _: int(not right)
+    )
+
+
 def rate_tolerance_ns(outcome: Outcome) -> int:
     """What rounded multipliers are off by over the longest run, and 4 ns for the floors: of 2 readings, the downtime
     and the counter. Where a TSC is scaled, the frequency that the guest is told is rounded as well, to 1 kHz. A counter
@@ -163,5 +182,9 @@ CLOCK_QUESTIONS = (
     Question(
         "sched-clock", "sched_clock never steps back, and counts what ran", source="C2.5, I17",
         breaks="what tasks are charged, soft lockups, the order of what is traced", asks=sched_clock,
+    ),
+    Question(
+        "ntp-state", "NTP forgets the old host's frequency, and on the same host nothing",
+        source="I18", breaks="a clock that is steered by another crystal's error", asks=ntp_state,
     ),
 )  # fmt: skip

@@ -27,6 +27,7 @@ from guestclock.guest.freeze import (
     reconfigure_sched_clock,
     unfreeze,
 )
+from guestclock.guest.ntp_client import synchronise
 from guestclock.linux import Timekeeper, clocksource
 from guestclock.linux.clocksource import Clocksource, arch_sys_counter
 from guestclock.linux.sched_clock import NativeSchedClock
@@ -203,6 +204,7 @@ class Outcome:
     """A run: its readings, and where the epochs meet (counter values; None: it did not come to that).
 
     unaware: the guest takes no part and has one epoch; parts: by how many 2^-48ths its counter may be scaled wrong.
+    guest: whose timekeeper, published lines and record they are of (`_World`), for onlookers.
     """
 
     world: World
@@ -217,6 +219,7 @@ class Outcome:
     finished: bool = False
     reached: set[str] = field(default_factory=set)
     contracts: set[str] = field(default_factory=lambda: {NO_TICK})
+    guest: Any = None
 
     @property
     def notes(self) -> dict[int, str]:
@@ -239,6 +242,7 @@ class _World:
         self.vm = vm = Vm()
         clock, _ = move.clocksources
         self.tk = Timekeeper.start(clock, BEGUN_CYCLES, hz=250, monotonic_ns=BEGUN_NS, realtime_ns=10**18)
+        synchronise(self.tk.ntp)
         self.kernel, self.vdso, self.fast = lines = Line(), Line(), Line()
         for line in lines:
             line.store(self.tk, 0)
@@ -246,7 +250,7 @@ class _World:
         self.sched = NativeSchedClock.start(move.guest_khz[0], BEGUN_CYCLES)
         self.sched.offset_ns = u64(self.sched.offset_ns + BEGUN_NS)
         self.record = Record()
-        self.outcome = Outcome(world, protocol, move, vm, contracts=set() if move.tick_step else {NO_TICK})
+        self.outcome = Outcome(world, protocol, move, vm, contracts=set() if move.tick_step else {NO_TICK}, guest=self)
         vm.offset0 = vm.offset1 = BEGUN_CYCLES
         self.any_tsc = world.unknown("the other TSC", 0, MOST_CYCLES)
         world.spawn("VMM", self.vmm())

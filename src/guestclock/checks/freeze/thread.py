@@ -25,6 +25,7 @@ from guestclock.checks.freeze.fault_questions import FAULT_QUESTIONS, NESTED_QUE
 from guestclock.checks.freeze.fault_states import T_LOAD, T_NMI
 from guestclock.checks.freeze.handed_down import HANDED_QUESTIONS
 from guestclock.checks.freeze.protocol import Protocol
+from guestclock.checks.freeze.readings import recorder
 from guestclock.checks.freeze.restores import RESTORE_QUESTIONS
 from guestclock.checks.freeze.snapshot import HYPERV, Snapshot
 from guestclock.checks.protocol import Case, Design, Thread
@@ -102,4 +103,5 @@ THREAD = Thread(
     "clocks: 1 ms between the VMM's steps, 10 us between the handler's, 2 s away, any TSC on the target; failures: 1 s "
     f"between steps, time-outs of {T_NMI} to {T_LOAD} ms",
     own="two frequencies in kHz, as 2893437-3100004",
+    recorder=recorder,
 )  # fmt: skip

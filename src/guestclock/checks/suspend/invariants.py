@@ -232,8 +232,12 @@ def _ran(outcome: Outcome, one: CpuSpan, other: CpuSpan, t: Any) -> Any:
     return _ns(outcome, t("b") - t("a") - _slept(outcome, one.slept, other.slept, t))
 
 
-def _stops(outcome: Outcome) -> Iterator[tuple[View, View]]:
-    """A vCPU's views on both sides of a stop: the last counter's before it, and the first one's after it."""
+def _stops(outcome: Outcome, *, idle: bool = False) -> Iterator[tuple[View, View]]:
+    """A vCPU's views on both sides of a stop: the last counter's before it, and the first one's after it.
+
+    idle: also of one in which the host idled, and its timekeeping ran on.
+    """
+    idle = idle and any(night.kind == "idle" for night in outcome.setting.nights)
     views = _views.of(outcome)
     next_to: dict[int, set[tuple[int, int]]] = {}
     for span, after in pairwise(span for span in outcome.tracker.cpus() if Reader(outcome).counts(span)):
@@ -241,7 +245,7 @@ def _stops(outcome: Outcome) -> Iterator[tuple[View, View]]:
             next_to.setdefault(span.vcpu, set()).add((span.index, after.index))
     for one, other in permutations(views, 2):
         same = one.vcpu == other.vcpu and one.kernel == other.kernel and one.keeper.index <= other.keeper.index
-        if same and one.slept < other.slept and (one.cpu.index, other.cpu.index) in next_to.get(one.vcpu, ()):
+        if same and (idle or one.slept < other.slept) and (one.cpu.index, other.cpu.index) in next_to.get(one.vcpu, ()):
             yield one, other
 
 
@@ -465,11 +469,12 @@ def told_of_steps(outcome: Outcome) -> Iterator[Ask]:
 def watchdogs(outcome: Outcome) -> Iterator[Ask]:
     """MONOTONIC gains less over a stop than a soft lockup takes."""
     reader = Reader(outcome)
-    for one, other in _stops(outcome):
+    for one, other in _stops(outcome, idle=True):
 
         def gained(t: Any, one: View = one, other: View = other) -> Any:
+            # What the host itself ran meanwhile counts: a guest that is stopped for as long is stuck all the same.
             clock = reader.read("monotonic", other, t("b")) - reader.read("monotonic", one, t("a"))
-            return clock - _ran(outcome, one.cpu, other.cpu, t)
+            return clock - _ns(outcome, t(one.cpu.closed) - t("a") + t("b") - t(other.cpu.opened))
 
         yield _ask(
             "gained", "ns", f"MONOTONIC over a stop, vCPU {one.vcpu}", f"watchdog {one.id} {other.id}",

@@ -165,6 +165,7 @@ class Outcome:
     kvm: Any = None
     tracker: Any = None
     spins: Any = None
+    states: Any = None
     sleeps: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Any] = field(default_factory=list)
     looked: list[Any] = field(default_factory=list)

@@ -156,16 +156,20 @@ class Reader:
         assert counter is not None, name
         return counter.at(self.world.ps_of(t))
 
+    def clock_counter(self, cpu: CpuSpan, t: Any) -> Any:
+        """The one that Linux tells the time by, u64."""
+        return self.counter(self.counter_name, cpu, t)
+
     def kvmclock(self, cpu: CpuSpan, t: Any) -> Any:
         """ns, u64."""
         assert cpu.page is not None
-        return u64(kvmclock_by(cpu.page, self.counter(self.counter_name, cpu, t)))
+        return u64(kvmclock_by(cpu.page, self.clock_counter(cpu, t)))
 
     def read(self, clock: str, view: View, t: Any) -> Any:
         """ "monotonic", "boottime", "realtime": ns."""
         tk = view.tk
         cpu = view.cpu
-        cycles = self.kvmclock(cpu, t) if self.kvm_clock else self.counter(self.counter_name, cpu, t)
+        cycles = self.kvmclock(cpu, t) if self.kvm_clock else self.clock_counter(cpu, t)
         if clock == "monotonic" and self.mono_is_boot:
             clock = "boottime"
         if not self.world.symbolic:

@@ -14,9 +14,11 @@ from guestclock.checks.suspend.detect import Detect
 from guestclock.checks.suspend.detect_arm64 import DetectArm64
 from guestclock.checks.suspend.setting import TICK_NS, TICKED_NS, Outcome, S, Setting
 from guestclock.checks.suspend.spin import Spins
+from guestclock.checks.suspend.states import States
 from guestclock.checks.suspend.views import Tracker
 from guestclock.checks.suspend.vmm import VMMS, Course
 from guestclock.explore.world import Between, World
+from guestclock.guest.ntp_client import synchronise
 from guestclock.guest.suspend_time import GuestLinux, GuestTimekeeper
 from guestclock.kvm import api
 from guestclock.sim import PS_PER_NS, Checkpoint, cp
@@ -41,6 +43,7 @@ class Stage:
         self.vmm = {**VMMS, "detect": Detect, "detect-arm64": DetectArm64}[setting.vmm](self) if setting.vmm else None
         outcome.tracker = Tracker(outcome, self.applied)
         outcome.spins = Spins(outcome)
+        outcome.states = States(outcome)
         machine.before_sleep = self.last_tick
         machine.on_suspend_prepare.append(self.prepared)  # setup: subscribers
         machine.on_suspend_prepare.append(self.sync)  # setup: subscribers
@@ -115,6 +118,7 @@ class Stage:
         self.booted_ps = self.world.read_ps()
         clock = self.arch.clocksource(self.setting)
         self.guest.tk = GuestTimekeeper.booted(clock, self.cycles(self.vm.vcpus[0]))
+        synchronise(self.guest.tk.ntp)
         for i in range(0 if self.setting.ignores else self.setting.most_vcpus):
             self.world.spawn(f"vCPU {i} interrupts", self.interrupts(i), daemon=True)
         if self.setting.handler.ticks:
@@ -309,6 +313,7 @@ class Stage:
         guest = self.guest
         first = self.vm.vcpus[0]
         guest.tk = GuestTimekeeper.booted(self.arch.clocksource(self.setting), self.cycles(first))
+        synchronise(guest.tk.ntp)
         old = guest.page
         guest.page, guest.injected_ns, guest.epoch, guest.injections = None, 0, 0, 0
         guest.version = guest.version + 1
