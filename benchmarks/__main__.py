@@ -10,13 +10,14 @@ from benchmarks import (
     freeze_orders,
     pvclock_reads,
     startup,
+    suspend_orders,
     trace_check,
     tsc_writes,
 )
 
 ALL = (
-    pvclock_reads, clock_reads, empty_steps, tsc_writes, engine_table, explore_pages, freeze_orders, trace_check,
-    startup,
+    pvclock_reads, clock_reads, empty_steps, tsc_writes, engine_table, explore_pages, freeze_orders, suspend_orders,
+    trace_check, startup,
 )  # fmt: skip
 
 
