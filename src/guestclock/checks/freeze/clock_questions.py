@@ -125,7 +125,7 @@ def ntp_state(outcome: Any) -> Iterator[Ask]:
         return
     ntp, known = outcome.guest.tk.ntp, Ntp.start(outcome.guest.tk.hz)
     synchronise(known)
-    if outcome.move.status == MIGRATED or outcome.move.reset:
+    if outcome.guest.record.status == MIGRATED:
         right = ntp.time_freq == 0 and ntp.time_status & STA_UNSYNC and ntp.time_maxerror_us >= NTP_PHASE_LIMIT_US
     else:
         right = (ntp.time_freq, ntp.time_status) == (known.time_freq, known.time_status)
