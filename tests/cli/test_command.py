@@ -167,6 +167,9 @@ def test_a_thread_is_for_check() -> None:
     done = guestclock_("run", "threads/2021-suspend")
     assert done.returncode == 2
     assert done.stderr == "guestclock: threads/2021-suspend: is asked, not run: guestclock check threads/2021-suspend\n"
+    mistyped = guestclock_("run", "threads/2017-freez")
+    assert mistyped.returncode == 2
+    assert "did you mean 'threads/2017-freeze'?" in mistyped.stderr
 
 
 def test_whoever_closes_the_pipe_hears_nothing_of_it() -> None:

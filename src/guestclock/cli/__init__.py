@@ -130,7 +130,7 @@ def run(
     from guestclock.report import save
 
     save.check_paths(save_trace, figure)
-    from guestclock.checks.protocol import is_thread
+    from guestclock.checks.protocol import THREADS, is_thread
     from guestclock.errors import UserError
     from guestclock.report.show import columns, show
     from guestclock.runs import run as run_scenario
@@ -141,7 +141,7 @@ def run(
 
     if is_thread(scenario):
         raise UserError(f"{scenario}: is asked, not run: guestclock check {scenario}")
-    loaded = load(scenario)
+    loaded = load(scenario, also=THREADS)
     with progress_line() as progress:
         traces = run_scenario(
             loaded, on=on or ["model"], kernels=kernel or [], seed=seed, progress=progress, remark=remark
