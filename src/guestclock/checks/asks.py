@@ -16,15 +16,9 @@ Instants = Callable[[Symbol], Any]
 """The time of a symbol, in units: a form while exploring, an int in a replay."""
 
 
-class Span(Protocol):
-    """A stretch of time of one vCPU's: a window, or one of those that others can look into."""
+class Stretch(Protocol):
+    """Of time, from one step to another."""
 
-    @property
-    def site(self) -> int: ...
-    @property
-    def vm(self) -> int: ...
-    @property
-    def vcpu(self) -> int: ...
     @property
     def opener(self) -> int: ...
     @property
@@ -33,6 +27,17 @@ class Span(Protocol):
     def closer(self) -> int | None: ...
     @property
     def closed(self) -> Symbol | None: ...
+
+
+class Span(Stretch, Protocol):
+    """... of one vCPU's: a window, or one of those that others can look into."""
+
+    @property
+    def site(self) -> int: ...
+    @property
+    def vm(self) -> int: ...
+    @property
+    def vcpu(self) -> int: ...
 
 
 S = TypeVar("S", bound=Span)
@@ -47,7 +52,7 @@ class Instant:
     before: tuple[Symbol, ...] = ()
 
     @classmethod
-    def within(cls, name: Symbol, window: Span) -> Instant:
+    def within(cls, name: Symbol, window: Stretch) -> Instant:
         return cls(name, (window.opened,), () if window.closed is None else (window.closed,))
 
 
@@ -141,7 +146,7 @@ def of_guest(outcome: Outcome, spans: Sequence[S]) -> list[S]:
     return [p for p in spans if not vms or (p.site, p.vm) in vms]
 
 
-def events_of(*windows: Span) -> tuple[int, ...]:
+def events_of(*windows: Stretch) -> tuple[int, ...]:
     return tuple(dict.fromkeys(n for w in windows for n in (w.opener, w.closer) if n is not None))
 
 
@@ -149,7 +154,7 @@ def name_of(window: Span) -> str:
     return f"vCPU {window.vcpu}"
 
 
-def inside(name: Symbol, *windows: Span) -> Instant:
+def inside(name: Symbol, *windows: Stretch) -> Instant:
     """An instant at which all of them are open."""
     closed = tuple(w.closed for w in windows if w.closed is not None)
     return Instant(name, tuple(w.opened for w in windows), closed)

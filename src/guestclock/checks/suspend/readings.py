@@ -19,7 +19,7 @@ from guestclock.checks.architectures import arch_of
 from guestclock.checks.readings import Readings, Row, Timed, instants, units_of
 from guestclock.checks.suspend import views
 from guestclock.checks.suspend.books import Books
-from guestclock.checks.suspend.invariants import RATE_PPB, RATES_NS
+from guestclock.checks.suspend.invariants.asking import RATES_NS, error_ns
 from guestclock.checks.suspend.setting import IRQS_OFF_NS, MS, STEP_NS, Outcome, Setting
 from guestclock.checks.suspend.timers import timer_rows
 from guestclock.checks.suspend.views import CpuSpan, Reader, View, has_page
@@ -155,7 +155,7 @@ class _Trace:
             "host_hz": setting.host_khz * 1000, "logs": "inject set timer", "design": self._design(),
             "hole_ns": RATES_NS,
             "rtc_error_ns": setting.rtc_error_ns, "stale_ns": IRQS_OFF_NS + deaf_ns + 1000,
-            "real_ns": self._real_error_ns(), "raw_ppm": 1.0,
+            "real_ns": error_ns(self.outcome), "raw_ppm": 1.0,
         }  # fmt: skip
         if self.arm64:
             return told | {"counter_hz": setting.guest_khz * 1000, "clocksource": "arch_sys_counter"}
@@ -174,11 +174,6 @@ class _Trace:
         if setting.vmm == "guest-first":
             return "none"
         return "corrected" if self.books.gated else "running"
-
-    def _real_error_ns(self) -> int:
-        """By how much REALTIME may be off: what the host believes wrongly, and what multipliers' roundings make."""
-        nights = sum(night.most_ns for night in self.setting.nights)
-        return RATES_NS + nights * RATE_PPB // 10**9 + self.setting.rtc_error_ns
 
     # ---- stops
 
@@ -330,7 +325,7 @@ class _Trace:
         rests = view.view.last or (view.view.slept == 0 and view.closed <= self.first_stop)
         if clock == "REALTIME" and rests and not self.kernel:
             true_ns = FIRST_REALTIME_NS + (self.world.ps_of(t) - self.world.ps_of(self.booted)) // PS_PER_NS
-            return {"host_ns": true_ns, "err_ns": self._real_error_ns()}
+            return {"host_ns": true_ns, "err_ns": error_ns(self.outcome)}
         return {}
 
     def _page_row(self, at: int, view: Spanned, seen: dict[int, tuple[int, bool]]) -> None:

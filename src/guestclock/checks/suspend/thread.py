@@ -23,7 +23,6 @@ from guestclock.checks.suspend.case import (
 from guestclock.checks.suspend.invariants import INVARIANTS
 from guestclock.checks.suspend.readings import recorder
 from guestclock.checks.suspend.setting import KHZ, Night, S, Setting
-from guestclock.checks.suspend.state_invariants import STATE_INVARIANTS
 from guestclock.guest.suspend_time import HandlerCorrected, HandlerKnob, HandlerV1, HandlerV2, HandlerV3, NoHandler
 
 ANEW = "another record"
@@ -169,7 +168,7 @@ THREAD = Thread(
                "a negative control", both(only_sleep(GATE, HandlerCorrected, "gate-late-stamp"), "gate-late-stamp"),
                broken=True),
     ),
-    (*INVARIANTS, *STATE_INVARIANTS),
+    INVARIANTS,
     "50 ms for each step of the host's, the VMM's and a vCPU's thread, 10 us inside a kernel section; interrupts are "
     "off for 10 ms at most; sleeps of 600, 130 and 1200 s; clocks at their nominal rates, nobody steers them; exact",
     own=OWN,
