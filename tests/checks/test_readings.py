@@ -16,7 +16,7 @@ import pytest
 from guestclock.check.recorded import HOLDS, VIOLATED, Judgement, judge_files, judge_rows
 from guestclock.checks import protocol_replay
 from guestclock.checks.freeze import clocks as freeze_clocks
-from guestclock.checks.freeze.clocks import Move
+from guestclock.checks.freeze.clock_states import Move
 from guestclock.checks.freeze.readings import recorder as freeze_recorder
 from guestclock.checks.freeze.thread import GATE
 from guestclock.checks.protocol import Case, check_case, thread

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from guestclock.arith import nested_tsc_offset, nested_tsc_ratio, s64, u64
-from guestclock.checks.freeze.clocks import Line
+from guestclock.checks.freeze.clock_states import Line
 from guestclock.guest.freeze import CORRECTED, MIGRATED, Record, freeze, reconfigure, unfreeze
 from guestclock.linux import Timekeeper, Timex, clocksource
 from guestclock.linux.clocksource import arch_sys_counter

@@ -11,7 +11,7 @@ from guestclock.checks.checker import OrderChecker
 from guestclock.checks.freeze import clocks, faults
 from guestclock.checks.freeze.cases import GATE, GOING_ON, HALTED, WRITTEN_V0_FIRST
 from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
-from guestclock.checks.freeze.clocks import Move
+from guestclock.checks.freeze.clock_states import Move
 from guestclock.checks.freeze.fault_states import BOUNDS, Faults
 from guestclock.checks.freeze.protocol import Protocol
 from tests.explore.integers import IntegerWorld, OutOfBounds

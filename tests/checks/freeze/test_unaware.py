@@ -8,7 +8,7 @@ import pytest
 
 from guestclock.arith import scale_tsc
 from guestclock.checks.freeze.cases import PAIRS, STAYS_SILENT
-from guestclock.checks.freeze.clocks import MOST_CYCLES
+from guestclock.checks.freeze.clock_states import MOST_CYCLES
 from guestclock.checks.freeze.unaware import Unaware, build, misplaced_cycles, ratio_for, slow_cycles
 from tests.explore.integers import IntegerWorld, OutOfBounds
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from guestclock.checks.freeze import clocks, faults, handed_down, nested, nested_clocks, restores
 from guestclock.checks.freeze import unaware as unaware_l2
 from guestclock.checks.freeze.clock_questions import CLOCK_QUESTIONS
-from guestclock.checks.freeze.clocks import SECOND, Move
+from guestclock.checks.freeze.clock_states import SECOND, Move
 from guestclock.checks.freeze.fault_questions import FAULT_QUESTIONS
 from guestclock.checks.freeze.fault_states import BOUNDS, MESSAGES, Faults
 from guestclock.checks.freeze.handed_down import Handing
@@ -113,7 +113,7 @@ def clock_cases(
         here = Move(target_khz=usual.source_khz, status=SAME_HOST, policy=policy)
         asked[f"aborted-{policy}"] = f"it stays where it is, policy {policy}", here
     found = [moved(name, about, protocol, move) for name, (about, move) in asked.items()]
-    if protocol.v0_first:  # else an arm64 vDSO is behind its cycle_last, which wraps: any value (clocks.Line.ns)
+    if protocol.v0_first:  # else an arm64 vDSO is behind its cycle_last, which wraps: any value (Line.ns)
         found += [arm64_case(name, protocol, continuous=continuous) for name in ARM64]
     return [*found, *(sched_case(name, protocol, continuous=continuous) for name in SCHED)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from guestclock.arith import s64
 from guestclock.checks.asks import Ask, Question, scaled
-from guestclock.checks.freeze.clocks import ONE, Outcome, Reading
+from guestclock.checks.freeze.clock_states import ONE, Outcome, Reading
 from guestclock.guest.freeze import MIGRATED, RUN, STOP
 from guestclock.guest.ntp_client import synchronise
 from guestclock.linux import Ntp

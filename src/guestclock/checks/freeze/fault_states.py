@@ -124,6 +124,10 @@ class Outcome:
     reached: set[str] = field(default_factory=set)
     contracts: set[str] = field(default_factory=set)
 
+    def mark(self, name: str) -> None:
+        self.marks.setdefault(name, (len(self.world.events), self.world.here))
+        self.reached.add(name)
+
     @property
     def executing(self) -> int:
         """How many hosts let the guest run, now."""

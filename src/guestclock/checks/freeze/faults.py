@@ -1,6 +1,7 @@
-"""Who does what when something fails while a guest is frozen and moved: the hosts, the guest, management, bad luck.
+"""Who does what when something fails while a guest is frozen and moved: the hosts and the guest.
 
-What they share is `fault_states`'. Every actor of a host's or the guest's takes steps only while it has power.
+What they share is `fault_states`'; what fails, but for messages, is `mishaps`'. Every actor of a host's or the
+guest's takes steps only while it has power.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from guestclock.checks.freeze import mishaps
 from guestclock.checks.freeze.fault_states import (
     MS_PS,
     T_ACK,
@@ -23,18 +25,14 @@ from guestclock.checks.freeze.fault_states import (
     Outcome,
     Side,
 )
-from guestclock.checks.freeze.protocol import ABORTS, PASSES, Protocol
+from guestclock.checks.freeze.protocol import ABORTS, Protocol
 from guestclock.explore.world import World
 from guestclock.sim import cp
 
 
 def build(protocol: Protocol, faults: Faults) -> Callable[[World], Outcome]:
     """The world of one design and what fails in it."""
-
-    def made(world: World) -> Outcome:
-        return _World(protocol, faults, world).outcome
-
-    return made
+    return lambda world: _World(protocol, faults, world).outcome
 
 
 class _Off(Exception):
@@ -57,20 +55,11 @@ class _World:
             spawn["V1's tick"] = self.ticks()
         if not faults.v1_stays:
             spawn["V1"] = self.leaves()
-        if faults.target_dies:
-            spawn["power"] = self.dies()
-        if faults.hangs:
-            spawn["bug"] = self.hangs()
-        if faults.source_dies:
-            spawn["power here"] = self.source_dies()
-        if faults.source_dies or faults.suspected:
-            spawn["management"] = self.management()
-        if faults.nmi_needed:
-            spawn["who needs an NMI"] = self.needs_nmi()
+        spawn |= mishaps.actors(self.outcome)
         for name, actor in spawn.items():
             world.spawn(name, actor, daemon=True)
 
-    # ---- messages and marks
+    # ---- messages and time-outs
 
     def arrives(self, message: str) -> bool:
         """Whether this one of its kind gets through. Each kind has one sender, so its tries are that actor's own."""
@@ -79,10 +68,6 @@ class _World:
         if lost:
             self.outcome.reached.add(f"{message} lost")
         return not lost
-
-    def mark(self, name: str) -> None:
-        self.outcome.marks.setdefault(name, (len(self.world.events), self.world.here))
-        self.outcome.reached.add(name)
 
     def waits(self, ms: int) -> int | None:
         return ms * MS_PS if self.protocol.times_out else None
@@ -124,7 +109,7 @@ class _World:
             await self.here("1 has waited for NMIs", until=lambda: not faults.nmi_stays, delay_ps=self.waits(T_NMI))
             if faults.nmi_stays:
                 here.gated = False
-                self.mark("given up")
+                self.outcome.mark("given up")
                 return
         if not protocol.keeps_running:
             await self.here("stops V1 first")
@@ -132,7 +117,7 @@ class _World:
         await self.here("2 injects the interrupt")
         b.request = 1
         self.sent.copy(image)
-        self.mark("requested")
+        self.outcome.mark("requested")
         self._inject()
         while not b.exited:
             await self.here(
@@ -145,10 +130,10 @@ class _World:
             else:
                 await self._cancel()
                 return
-        self.mark("acknowledged")
+        self.outcome.mark("acknowledged")
         here.kicked = True
         await self.here("6 has waited for V1", until=lambda: not here.runs1, delay_ps=self.waits(T_SPIN))
-        self.mark("stopped or not")
+        self.outcome.mark("stopped or not")
         if here.runs1:
             await self._goes_on("V1 did not stop")
             return
@@ -180,7 +165,7 @@ class _World:
         b.cancelled, self.images[0].irq = 1, 0
         self.sides[0].kicked = self.sides[0].gated = False
         self.sides[0].runs1 = True
-        self.mark("cancelled")
+        self.outcome.mark("cancelled")
         await self.here("a late exit", until=lambda: b.exited == 1)
         if self.protocol.answers_late:
             await self._goes_on("late exit")
@@ -191,11 +176,11 @@ class _World:
             await self.here("6 hands the token over")
             if self.arrives("commit"):
                 b.commit += 1
-            self.mark("committed")
+            self.outcome.mark("committed")
             await self.here("8 has waited for RUNNING", until=lambda: b.running > 0, delay_ps=self.waits(T_RUN))
             if b.running:
                 b.over = True
-                self.mark("moved")
+                self.outcome.mark("moved")
                 return
         if self.protocol.fences:
             await self.here("management switches the target off")
@@ -215,7 +200,7 @@ class _World:
         if here.thawed:
             here.runs1 = True
             here.gated = False
-            self.mark("goes on here")
+            self.outcome.mark("goes on here")
         else:
             self.outcome.dead = True
             self.outcome.reached.add("declared dead")
@@ -261,7 +246,7 @@ class _World:
         for sent in (1, 2):
             if self.arrives("running"):
                 b.running += 1
-            self.mark("runs there")
+            self.outcome.mark("runs there")
             await cp("is asked again", until=lambda sent=sent: b.commit > sent and there.alive)  # type: ignore[misc]
 
     def _load(self) -> None:
@@ -290,7 +275,7 @@ class _World:
             await cp("4 freezes", until=lambda: self.goes(which))
             image.odd = True
             image.content += 1
-            self.mark("frozen")
+            self.outcome.mark("frozen")
             while True:
                 await cp("5 exits", until=lambda: self.goes(which))
                 if self.arrives("exit"):
@@ -339,7 +324,7 @@ class _World:
         while True:
             await cp("leaves guest mode", until=lambda: side.kicked and side.runs1)
             side.runs1 = False
-            self.mark("out")
+            self.outcome.mark("out")
 
     async def timer(self) -> None:
         """A timer of the guest's on the target, once all vCPUs run: by whose frequency was it programmed?"""
@@ -348,70 +333,3 @@ class _World:
         self.outcome.reached.add("a timer fires there")
         if image.timer_rate != image.rate:
             self.outcome.stale_timers += 1
-
-    # ---- what goes wrong
-
-    async def dies(self) -> None:
-        b, there = self.b, self.sides[1]
-        await cp("the target's power fails", until=lambda: b.request > 0 and b.running == 0)
-        there.alive = there.runs0 = there.runs1 = False
-        self.outcome.reached.add("the target died")
-
-    async def hangs(self) -> None:
-        await cp("V0 hangs")
-        self.b.hung = True
-        self.outcome.reached.add("V0 hung")
-
-    async def source_dies(self) -> None:
-        here = self.sides[0]
-        await cp("the source's power fails", until=lambda: self.b.request > 0 and not self.b.over)
-        here.alive = here.runs0 = here.runs1 = False
-        self.outcome.reached.add("the source died")
-
-    async def management(self) -> None:
-        """Takes the source for dead, and starts on the target what is there: after it has switched the source off.
-
-        Nothing is switched off where nothing could be started.
-        """
-        b, faults = self.b, self.faults
-        here, there = self.sides
-
-        def takes_it_for_dead() -> bool:
-            return not here.alive or (faults.suspected and b.request > 0)
-
-        await cp("takes the source for dead", until=takes_it_for_dead)
-        if not self.protocol.takes_over or b.commit or not there.alive or not b.image:
-            self.outcome.reached.add("nothing to take over")
-            return
-        if self.protocol.fences:
-            here.alive = here.runs0 = here.runs1 = False
-        b.took_over = True
-        await cp("lets the target run it")
-        if there.alive:
-            b.generation += 1
-            b.promoted = True
-            self.outcome.reached.add("taken over")
-
-    async def needs_nmi(self) -> None:
-        """A crash dump, or a watchdog's: whichever host lets the guest run delivers it, when its gate is open.
-
-        Where V0 hangs, that is what it is needed for.
-        """
-        b, sides, images = self.b, self.sides, self.images
-        await cp("an NMI is needed", until=lambda: b.request > 0 and (b.hung or not self.faults.hangs))
-        b.nmi_needed = True
-        self.mark("an NMI is needed")
-        passes = self.protocol.forced_nmi == PASSES
-
-        def by() -> int | None:
-            for which, side in enumerate(sides):
-                if side.alive and side.runs0 and (passes or not side.gated):
-                    return which
-            return None
-
-        await cp("takes the NMI", until=lambda: by() is not None)
-        which = by()
-        assert which is not None
-        self.mark("an NMI is taken")
-        stopped = which == 1 or not sides[0].runs1
-        self.outcome.nmi_amid += int(images[which].odd and stopped and not self.outcome.dead)

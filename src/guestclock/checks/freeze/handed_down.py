@@ -17,7 +17,7 @@ from typing import Any
 
 from guestclock.arith import nested_tsc_offset, nested_tsc_ratio, scale_tsc
 from guestclock.checks.asks import Ask, Question
-from guestclock.checks.freeze.clocks import (
+from guestclock.checks.freeze.clock_states import (
     BEGUN_NS,
     MOST_CYCLES,
     NO_TICK,
@@ -52,11 +52,7 @@ class Handing:
 
 def build(handing: Handing, move: Move) -> Callable[[World], Handed]:
     """The world of one host and its sleep."""
-
-    def made(world: World) -> Handed:
-        return _World(handing, move, world).outcome
-
-    return made
+    return lambda world: _World(handing, move, world).outcome
 
 
 class _World:
@@ -94,9 +90,7 @@ class _World:
             l1, cycles, ps = self.tsc()
             ns = line.ns(cycles)
             self.outcome.apart.append((number, cycles - l1 - L2_OFFSET))
-            reading = Reading(
-                index, "vdso", number, ns, ns, cycles, ps, 0, 0, False, False, False, number
-            )  # fmt: skip
+            reading = Reading(index, "vdso", number, ns, ns, cycles, ps, 0, 0, number)
             self.outcome.readings.append(reading)
             self.outcome.reached.add(f"reading {index} {'after' if vm.slept_ps else 'before'} the sleep")
         self.outcome.finished = True

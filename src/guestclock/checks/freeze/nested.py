@@ -89,11 +89,7 @@ class Outcome:
 
 def build(family: Family) -> Callable[[World], Outcome]:
     """The world of one family of guests."""
-
-    def made(world: World) -> Outcome:
-        return _World(family, world).outcome
-
-    return made
+    return lambda world: _World(family, world).outcome
 
 
 class _World:

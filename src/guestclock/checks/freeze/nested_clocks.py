@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from guestclock.checks.freeze.clocks import (
+from guestclock.checks.freeze.clock_states import (
     BEGUN_CYCLES,
     BEGUN_NS,
     MOST_CYCLES,
@@ -61,11 +61,7 @@ class Guest(State):
 
 def build(nesting: Nesting, move: Move) -> Callable[[World], Outcome]:
     """The world of one order of the two guests and one move."""
-
-    def made(world: World) -> Outcome:
-        return NestedWorld(nesting, move, world).outcome
-
-    return made
+    return lambda world: NestedWorld(nesting, move, world).outcome
 
 
 class NestedWorld:
@@ -216,9 +212,7 @@ class NestedWorld:
                 if line.seq == seq:
                     break
             returned = len(self.world.events)
-            reading = Reading(
-                index, "vdso", number, ns, boottime_ns, cycles, ps, epoch, site, False, *frozen, returned
-            )  # fmt: skip
+            reading = Reading(index, "vdso", number, ns, boottime_ns, cycles, ps, epoch, site, returned, False, *frozen)
             self.outcome.readings.append(reading)
             self.outcome.reached |= {f"vdso in epoch {reading.epoch}", f"vdso at site {self.vm.site}"}
         self.outcome.finished = True

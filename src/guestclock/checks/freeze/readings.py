@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from guestclock.checks.freeze import clocks, fault_states
-from guestclock.checks.freeze.clocks import ONE, Line
+from guestclock.checks.freeze import clock_states, fault_states
+from guestclock.checks.freeze.clock_states import ONE, Line
 from guestclock.checks.readings import Readings, Recorder, Row, Timed, instants, ntp_columns, units_of
 from guestclock.guest.freeze import MIGRATED, SAME_HOST, STOP
 from guestclock.linux import Timekeeper
@@ -52,7 +52,7 @@ class After:
 
 def recorder(world: Any, outcome: Any) -> Recorder | None:
     """For `protocol.Thread.recorder`; None for worlds of guests in guests, whose guest is another's."""
-    if isinstance(outcome, clocks.Outcome) and outcome.guest is not None:
+    if isinstance(outcome, clock_states.Outcome) and outcome.guest is not None:
         return _Clocks(world, outcome)
     if isinstance(outcome, fault_states.Outcome):
         return _Faults(world, outcome)
@@ -60,7 +60,7 @@ def recorder(world: Any, outcome: Any) -> Recorder | None:
 
 
 class _Clocks:
-    def __init__(self, world: Any, outcome: clocks.Outcome) -> None:
+    def __init__(self, world: Any, outcome: clock_states.Outcome) -> None:
         self.world, self.outcome, self.guest = world, outcome, outcome.guest
         self.move, self.protocol = outcome.move, outcome.protocol
         self.seen: list[After] = []

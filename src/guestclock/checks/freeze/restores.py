@@ -76,11 +76,7 @@ class Outcome:
 
 def build(restores: Restores) -> Callable[[World], Outcome]:
     """The world of one design of restoring."""
-
-    def made(world: World) -> Outcome:
-        return _World(restores, world).outcome
-
-    return made
+    return lambda world: _World(restores, world).outcome
 
 
 class _World:

@@ -8,8 +8,8 @@ And what Hyper-V does (its re-enlightenment): the target answers RDTSC at the ol
 and L1 takes its time: it stops its L2s, ends the emulation, makes their pages anew and lets them run. The price is an
 exit for every RDTSC until then, which no clock shows.
 
-Limits: the page is a line with a sequence like any other here (`clocks.Line`); pvclock's own rounding is not in it.
-L1's clock itself is taken as right: it stands still over the downtime, to the ns.
+Limits: the page is a line with a sequence like any other here (`clock_states.Line`); pvclock's own rounding is not in
+it. L1's clock itself is taken as right: it stands still over the downtime, to the ns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from guestclock.checks.freeze.clocks import (
+from guestclock.checks.freeze.clock_states import (
     BEGUN_CYCLES,
     BEGUN_NS,
     MILLISECOND,
@@ -72,11 +72,7 @@ def cases(snapshot: Snapshot) -> list[Case]:
 
 def build(snapshot: Snapshot, move: Move) -> Callable[[World], Outcome]:
     """The world of one move of L1."""
-
-    def made(world: World) -> Outcome:
-        return _World(snapshot, move, world).outcome
-
-    return made
+    return lambda world: _World(snapshot, move, world).outcome
 
 
 class L2(State):
@@ -180,7 +176,7 @@ class _World:
                 if page.seq == seq:
                     break
             returned = len(self.world.events)
-            reading = Reading(index, "page", number, ns, ns, cycles, ps, epoch, site, False, False, False, returned)
+            reading = Reading(index, "page", number, ns, ns, cycles, ps, epoch, site, returned)
             self.outcome.readings.append(reading)
             self.outcome.reached.add(f"page in epoch {reading.epoch}")
         self.outcome.finished = True

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guestclock.arith import mul_u64_u64_shr, nested_tsc_offset, nested_tsc_ratio, s64, scale_tsc, u64
-from guestclock.checks.freeze.clocks import BEGUN_CYCLES, MOST_CYCLES, ONE, SECOND, Move, Outcome
+from guestclock.checks.freeze.clock_states import BEGUN_CYCLES, MOST_CYCLES, ONE, SECOND, Move, Outcome
 from guestclock.checks.freeze.nested_clocks import L2_OFFSET, NestedWorld, Nesting
 from guestclock.checks.protocol import Shown
 from guestclock.explore.world import World
@@ -107,11 +107,7 @@ def misplaced(placing: Placing) -> Iterator[Shown]:
 
 def build(unaware: Unaware, move: Move) -> Callable[[World], Outcome]:
     """The world of what L1 does for an L2 that takes no part, and one move."""
-
-    def made(world: World) -> Outcome:
-        return _World(unaware, move, world).outcome
-
-    return made
+    return lambda world: _World(unaware, move, world).outcome
 
 
 class _World(NestedWorld):
