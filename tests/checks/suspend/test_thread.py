@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from guestclock.checks.protocol import CaseResult, check_case, thread
-from guestclock.checks.suspend.case import case
 from guestclock.checks.suspend.setting import Night, S, Setting
 from guestclock.checks.suspend.thread import GATE, THREAD
-from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED
-from guestclock.explore.replay import IntegerWorld
+from guestclock.checks.verdict import HOLDS, VACUOUS
 from guestclock.guest.suspend_time import GuestLinux, HandlerCorrected
 from guestclock.kvm.model.overlay import plain
 from guestclock.kvm.model.x86 import overlays
@@ -20,18 +17,9 @@ from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.state import VcpuTime, VmTime
 from guestclock.kvm.model.x86.suspend_corrected import SuspendCorrected
 from guestclock.kvm.model.x86.suspend_time import SuspendPage
+from tests.checks.suspend.asking import asked, in_world, leaves, replayed, violated, wrong
 
-NAME = "threads/2021-suspend"
 TICK_NS = 4_000_000
-
-
-def asked(design: str, case_: str, *properties: str) -> CaseResult:
-    return check_case(THREAD, design, case_, properties=properties)
-
-
-def wrong(result: CaseResult) -> dict[str, int | None]:
-    assert not [v for v in result.verdicts if v.status == UNDECIDED], [(v.property, v.why) for v in result.verdicts]
-    return {v.property: v.worst for v in result.verdicts if v.status == VIOLATED}
 
 
 # ---- what is found
@@ -194,26 +182,6 @@ class TwiceAsleep(HandlerCorrected):
         pass
 
 
-class WallOnly(HandlerCorrected):
-    """BOOTTIME's timers are not told."""
-
-    @staticmethod
-    def interrupt(guest: GuestLinux, cycles: int) -> None:
-        bases = guest.boot_bases
-        HandlerCorrected.interrupt(guest, cycles)
-        guest.boot_bases = bases
-
-
-class OffsBootOnly(HandlerCorrected):
-    """REALTIME does not move."""
-
-    @staticmethod
-    def interrupt(guest: GuestLinux, cycles: int) -> None:
-        real = guest.tk.offs_real_ns
-        HandlerCorrected.interrupt(guest, cycles)
-        guest.tk.offs_real_ns = real
-
-
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def lay(rule: type[SuspendCorrected]) -> str:
@@ -223,14 +191,9 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return lay
 
 
-def found_in(kernel: str, handler: type[HandlerCorrected], changes: dict[str, Any], budget_s: float) -> set[str]:
+def found_in(kernel: str, handler: type[HandlerCorrected], changes: dict[str, Any]) -> set[str]:
     setting = Setting(kernel=kernel, handler=handler, vcpus=1).but(**changes)
-    of = thread(NAME)
-    broken_thread = type(of)(
-        of.name, of.about, (type(of.designs[0])("x", "", "", lambda: [case("x", "", setting)]),), of.invariants, ""
-    )
-    result = check_case(broken_thread, "x", "x", budget_s=budget_s)
-    return {v.property for v in result.verdicts if v.status == VIOLATED}
+    return set(violated(in_world(setting, budget_s=3)))
 
 
 RESET = (Night(tsc="reset"),)
@@ -253,7 +216,7 @@ ABORTED = (Night(aborted_at="freezer"),)
 def test_a_broken_line_of_the_hosts_is_flagged(
     broken: Any, rule: type[SuspendCorrected], changes: dict[str, Any], flagged: str
 ) -> None:
-    assert flagged in found_in(broken(rule), HandlerCorrected, changes, 3)
+    assert flagged in found_in(broken(rule), HandlerCorrected, changes)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +224,14 @@ def test_a_broken_line_of_the_hosts_is_flagged(
     [
         (CountsFromNothing, {"reboots": True}, "I21"),
         (TwiceAsleep, {"guest_asleep": True}, "I21"),
-        (WallOnly, {}, "I9"),
-        (OffsBootOnly, {}, "I4"),
+        pytest.param(leaves("boot_bases"), {}, "I9", id="BOOTTIME's timers are not told"),
+        pytest.param(leaves("tk.offs_real_ns"), {}, "I4", id="REALTIME does not move"),
     ],
 )
 def test_a_broken_line_of_the_guests_is_flagged(
     handler: type[HandlerCorrected], changes: dict[str, Any], flagged: str
 ) -> None:
-    assert flagged in found_in("linux-6.12+suspend-corrected", handler, changes, 3)
+    assert flagged in found_in("linux-6.12+suspend-corrected", handler, changes)
 
 
 # ---- the table
@@ -291,12 +254,7 @@ def test_a_random_integer_run_is_never_beyond_a_proved_bound() -> None:
     """The second opinion: the corrected design's own steps at times that a verdict's schedule gives."""
     result = asked("v3", "sleep", "I6")
     (verdict,) = [v for v in result.verdicts if v.property == "I6"]
-    assert verdict.confirmed is not None
-    what = THREAD.case("v3", "sleep")
-    assert what.build is not None
-    assert what.bounds is not None
-    outcome = IntegerWorld(what.build, what.bounds, verdict.confirmed.schedule).run()
-    assert outcome.finished
+    assert replayed("v3", "sleep", verdict).finished
     assert verdict.bound is not None
     assert verdict.worst is not None
     assert verdict.worst <= verdict.bound + 2

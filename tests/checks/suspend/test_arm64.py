@@ -8,15 +8,13 @@ import pytest
 
 from guestclock.abi.arm64 import KVM_REG_ARM_TIMER_CNT, KVM_REG_ARM_TIMER_OFFSET
 from guestclock.arith import u64
-from guestclock.checks.protocol import CaseResult, Design, Thread, check_case
+from guestclock.checks.protocol import CaseResult
 from guestclock.checks.suspend import detect
 from guestclock.checks.suspend import vmm as vmms
-from guestclock.checks.suspend.case import case
 from guestclock.checks.suspend.setting import ARM64_KHZ, Night, S, Setting
 from guestclock.checks.suspend.thread import THREAD
 from guestclock.checks.suspend.vmm import Gate, Inhibitor, StoppingVmm
-from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED
-from guestclock.explore.replay import IntegerWorld
+from guestclock.checks.verdict import VIOLATED
 from guestclock.guest.suspend_time import HandlerByCounter, HandlerCorrected
 from guestclock.kvm import api
 from guestclock.kvm.model.arm64 import overlays
@@ -26,6 +24,8 @@ from guestclock.kvm.model.overlay import plain
 from guestclock.linux import Timekeeper, arch_sys_counter
 from guestclock.linux.readout import Readout, vdso_calc_ns_generic
 from guestclock.sim import cp
+from tests.checks.suspend import asking
+from tests.checks.suspend.asking import held, in_world, replayed, wrong
 
 MS = 10**6
 SLEPT_TICKS = 600 * ARM64_KHZ * 1000
@@ -33,18 +33,9 @@ STEP_NS = 50 * MS
 
 
 def asked(design: str, case_: str, *properties: str) -> CaseResult:
-    result = check_case(THREAD, design, case_, properties=properties)
+    result = asking.asked(design, case_, *properties)
     assert not result.never
     return result
-
-
-def wrong(result: CaseResult) -> dict[str, int | None]:
-    assert not [v for v in result.verdicts if v.status == UNDECIDED], [(v.property, v.why) for v in result.verdicts]
-    return {v.property: v.worst for v in result.verdicts if v.status == VIOLATED}
-
-
-def held(result: CaseResult) -> set[str]:
-    return {v.property for v in result.verdicts if v.status == HOLDS and v.asked}
 
 
 # ---- what is found
@@ -265,12 +256,9 @@ ONE = Setting(kernel="linux-6.12-arm64", handler=HandlerCorrected, vmm="broken",
 NESTED = ONE.but(kernel="linux-6.18-arm64", nested=True)
 
 
-def found_in(setting: Setting, *properties: str, budget_s: float = 5) -> dict[str, str]:
+def found_in(setting: Setting, *properties: str) -> dict[str, str]:
     """Which invariants are violated, and of what."""
-    of = Thread(
-        THREAD.name, "", (Design("x", "", "", lambda: [case("x", "", setting)]),), THREAD.invariants, ""
-    )  # fmt: skip
-    result = check_case(of, "x", "x", properties=properties, budget_s=budget_s)
+    result = in_world(setting, *properties, budget_s=5)
     return {v.property: v.who for v in result.verdicts if v.status == VIOLATED}
 
 
@@ -341,12 +329,7 @@ def test_a_broken_gate_is_flagged(monkeypatch: pytest.MonkeyPatch, rule: type[Sl
 def test_a_violation_is_a_run_with_integers() -> None:
     result = asked("stock", "arm64", "I8")
     (verdict,) = result.verdicts
-    assert verdict.confirmed is not None
-    what = THREAD.case("stock", "arm64")
-    assert what.build is not None
-    assert what.bounds is not None
-    outcome = IntegerWorld(what.build, what.bounds, verdict.confirmed.schedule).run()
-    assert outcome.finished
+    assert replayed("stock", "arm64", verdict).finished
     assert verdict.bound is not None
     assert verdict.worst is not None
     assert verdict.bound - 2 <= verdict.worst <= verdict.bound + 2

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from guestclock.checks.protocol import CaseResult, check_case
 from guestclock.checks.suspend import detect
 from guestclock.checks.suspend.setting import S
-from guestclock.checks.suspend.thread import THREAD
-from guestclock.checks.verdict import HOLDS, UNDECIDED, VIOLATED
-from guestclock.explore.replay import IntegerWorld
+from tests.checks.suspend.asking import asked, held, replayed, wrong
 
 SLEPT_CYCLES = 600 * 2_596_122_000
 
 
-def asked(case_: str, *properties: str, budget_s: float = 60) -> CaseResult:
-    return check_case(THREAD, "detect", case_, properties=properties, budget_s=budget_s)
-
-
-def wrong(result: CaseResult) -> dict[str, int | None]:
-    assert not [v for v in result.verdicts if v.status == UNDECIDED], [(v.property, v.why) for v in result.verdicts]
-    return {v.property: v.worst for v in result.verdicts if v.status == VIOLATED}
-
-
 @pytest.mark.parametrize("case_", ["sleep", "reset", "stopped", "s2idle", "rtc", "kvm-clock", "kvm-clock-reset"])
 def test_where_no_thread_is_frozen_on_its_way_in_everything_is_kept(case_: str) -> None:
-    result = asked(case_)
+    result = asked("detect", case_)
     assert not wrong(result)
-    assert not result.never
-    assert {"I1", "I6", "I8", "I11", "I24"} <= {v.property for v in result.verdicts if v.status == HOLDS and v.asked}
+    assert {"I1", "I6", "I8", "I11", "I24"} <= held(result)
 
 
 def test_who_is_frozen_between_look_and_kvm_run_enters_with_the_sleep_in_every_counter() -> None:
-    result = asked("window")
+    result = asked("detect", "window")
     found = wrong(result)
     assert set(found) == {"I1", "I6", "I8", "I10", "I24"}
     assert found["I24"] == 1
@@ -41,12 +28,8 @@ def test_who_is_frozen_between_look_and_kvm_run_enters_with_the_sleep_in_every_c
 
 
 def test_the_race_can_be_played_again_with_integers() -> None:
-    (verdict,) = asked("window", "I24").verdicts
-    assert verdict.confirmed is not None
-    what = THREAD.case("detect", "window")
-    assert what.build is not None
-    assert what.bounds is not None
-    outcome = IntegerWorld(what.build, what.bounds, verdict.confirmed.schedule).run()
+    (verdict,) = asked("detect", "window", "I24").verdicts
+    outcome = replayed("detect", "window", verdict)
     steps = [(event.actor, event.label) for event in outcome.world.events]
     frozen = next(n for n, step in enumerate(steps) if step == ("host", "suspend: tasks frozen"))
     thawed = next(n for n, step in enumerate(steps) if step == ("host", "resume: devices"))
@@ -58,7 +41,7 @@ def test_the_race_can_be_played_again_with_integers() -> None:
 
 
 def test_another_thread_puts_the_counters_back_under_who_is_in_already() -> None:
-    result = check_case(THREAD, "detect", "window-two", properties=("I24",), budget_s=60)
+    result = asked("detect", "window-two", "I24")
     assert {v.property: v.worst for v in result.verdicts} == {"I24": 1}
 
 
@@ -68,7 +51,7 @@ def test_another_thread_puts_the_counters_back_under_who_is_in_already() -> None
 def test_a_raw_clock_that_is_taken_at_its_word_lets_the_tsc_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detect, "RAW_IS_SLOW", 10**18)
     monkeypatch.setattr(detect, "LOST_NS", 0)
-    assert set(wrong(asked("sleep", "I1"))) == {"I1"}
+    assert set(wrong(asked("detect", "sleep", "I1"))) == {"I1"}
 
 
 def test_offsets_as_found_after_the_sleep_have_kvms_own_compensation_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,5 +62,5 @@ def test_offsets_as_found_after_the_sleep_have_kvms_own_compensation_in_them(mon
             await super().counters_to(then, now)
 
     monkeypatch.setattr("guestclock.checks.suspend.world.Detect", AsFound)
-    assert not wrong(asked("sleep", "I8"))
-    assert set(wrong(asked("reset", "I8"))) == {"I8"}
+    assert not wrong(asked("detect", "sleep", "I8"))
+    assert set(wrong(asked("detect", "reset", "I8"))) == {"I8"}
