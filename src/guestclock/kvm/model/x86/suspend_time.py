@@ -1,7 +1,7 @@
 """What KVM does about a sleep of its host: nothing, or one of the three series of 2021 as they were posted.
 
-Each is a class that never has an object: its functions stand where the series put calls into KVM. Our own design is in
-`suspend_corrected`, the gate for a VMM that does it all itself in `suspend_gate`.
+Each is a class that never has an object: its functions stand where the series put calls into KVM. Our own design, and
+the gate for a VMM that does it all itself, are in `suspend_corrected`.
 Sources: virtual suspend time injection, v1 20210426090644.2218834-1, v2 20210806100710.2425336-1, v3
 20211020120431.776494-1 (hikalium@chromium.org). Bits and MSRs that they took have other meanings today.
 """
