@@ -258,7 +258,7 @@ NESTED = ONE.but(kernel="linux-6.18-arm64", nested=True)
 
 def found_in(setting: Setting, *properties: str) -> dict[str, str]:
     """Which invariants are violated, and of what."""
-    result = in_world(setting, *properties, budget_s=5)
+    result = in_world(setting, *properties, orders=60)
     return {v.property: v.who for v in result.verdicts if v.status == VIOLATED}
 
 

@@ -32,8 +32,8 @@ SLEPT_CYCLES = 600 * KHZ * 1000
 
 def test_two_sleeps_for_one_vcpu_and_their_sum_for_another_are_a_millisecond_apart() -> None:
     setting = Setting(kernel=V3, handler=HandlerV3, nights=ODD_NIGHTS, paused=1, ignores=True)
-    assert violated(in_world(setting, "one", budget_s=8)) == {"one": pytest.approx(KHZ, abs=2)}
-    assert violated(in_world(setting, "I2", budget_s=8)) == {"I2": pytest.approx(10**6, abs=2)}, "MONOTONIC goes back"
+    assert violated(in_world(setting, "one", orders=20)) == {"one": pytest.approx(KHZ, abs=2)}
+    assert violated(in_world(setting, "I2", orders=20)) == {"I2": pytest.approx(10**6, abs=2)}, "MONOTONIC goes back"
     assert held(asked("corrected", "one-paused")) == {"I2", "one"}
 
 
@@ -52,7 +52,7 @@ def test_a_vmm_that_forgets_the_scale_is_flagged(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_vcpu_that_is_plugged_in_before_the_freezer_enters_with_the_sleep_in_its_tsc() -> None:
-    found = violated(asked("v3", "around", budget_s=10))
+    found = violated(asked("v3", "around", orders=60))
     assert found["I24"]
     assert found["I22"] == pytest.approx(SLEPT_CYCLES, rel=1e-4)
     assert held(asked("corrected", "around")) == {"I22", "I24"}
@@ -65,7 +65,7 @@ def test_a_vcpus_thread_goes_round_for_as_long_as_a_hibernation_writes_files() -
 
 
 def test_a_store_into_a_record_that_was_given_back() -> None:
-    assert violated(asked("v3", "anew", budget_s=25)) == {"stray": 1}
+    assert violated(asked("v3", "anew", orders=100)) == {"stray": 1}
     assert held(asked("corrected", "anew")) == {"stray"}
 
 
@@ -138,4 +138,4 @@ def test_a_broken_line_is_flagged(
 def test_it_is_the_gap_between_look_up_and_store_that_makes_it_stray() -> None:
     """The same world, with v3's store in one step, has none: what flags it is no property of the world."""
     setting = Setting(kernel=V3, handler=HandlerV3, anew=True, ignores=True)
-    assert not violated(in_world(setting, "stray", budget_s=10))
+    assert not violated(in_world(setting, "stray", orders=100))

@@ -193,7 +193,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def found_in(kernel: str, handler: type[HandlerCorrected], changes: dict[str, Any]) -> set[str]:
     setting = Setting(kernel=kernel, handler=handler, vcpus=1).but(**changes)
-    return set(violated(in_world(setting, budget_s=3)))
+    return set(violated(in_world(setting, orders=60)))
 
 
 RESET = (Night(tsc="reset"),)
