@@ -53,6 +53,7 @@ INSIDE = [
     "guestclock.vmm.recipes.best_before_5_16",
     "guestclock.lab.inside",
     "guestclock.lab.inside_clocks",
+    "guestclock.lab.inside_race",
 ]
 
 
