@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from guestclock.checks import protocol, protocol_replay
 from guestclock.checks.protocol import check_case, table
-from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED
+from guestclock.checks.verdict import HOLDS, UNDECIDED, VACUOUS, VIOLATED, Verdict
 from guestclock.cli import app
 from guestclock.errors import UserError
 from guestclock.report import protocol as report
@@ -57,6 +58,22 @@ def test_a_cell_is_the_worst_of_all_cases() -> None:
     assert (rows["unlocked"]["older"].status, rows["unlocked"]["older"].case) == (VIOLATED, "race")
     assert rows["locked"]["nothing"].status == VACUOUS
     assert protocol.exit_status(results) == 1
+
+
+def test_cells_of_counters_with_different_rates_are_compared_in_time() -> None:
+    """Two hosts: 6 s of a slow counter are more than 2 s of a fast one, though they are fewer cycles."""
+    thread = protocol.thread(NAME)
+
+    def result(case: str, cycles: int, unit: str, khz: int) -> protocol.CaseResult:
+        verdict = Verdict("older", VIOLATED, unit, "back", "", cycles, Fraction(cycles), Fraction(0), 1)
+        return protocol.CaseResult("locked", case, [verdict], khz=khz)
+
+    fast, slow = result("fast", 2 * 10**9, "cycles", 10**6), result("slow", 6 * 10**7, "ticks", 10**4)
+    for results in ([fast, slow], [slow, fast]):
+        assert table(thread, results)["locked"]["older"].case == "slow"
+        shown = "\n".join(text for text, _ in report.lines(thread, results, {}, 200))
+        assert "60 000 000 ticks (6.000 s) back" in shown
+        assert "2 000 000 000 cycles (2.000 s) back" in shown
 
 
 def test_a_replay_shows_the_value_again_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

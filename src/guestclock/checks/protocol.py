@@ -23,6 +23,7 @@ from guestclock.explore.run import Run
 from guestclock.explore.search import Tally, Trail
 from guestclock.explore.world import Bounds, Build
 from guestclock.scenario.quantity import did_you_mean
+from guestclock.vmm.clocks import COUNTED
 
 THREADS = {
     "threads/2017-freeze": "guestclock.checks.freeze.thread",
@@ -65,7 +66,7 @@ class Case:
 
     build, bounds: for the explorer; build's result is an `Outcome`. runs: integer runs instead of them, each of what
     they showed. must: facts of `Outcome.reached` without which no verdict of this case says anything. invariants: those
-    asked; empty: all of the thread's.
+    asked; empty: all of the thread's. khz: of the counters in whose cycles, or ticks, its verdicts count; 0: in none.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Case:
     runs: Callable[[], Iterable[Shown]] | None = None
     must: tuple[str, ...] = ()
     invariants: tuple[str, ...] = ()
+    khz: int = 0
 
     def __post_init__(self) -> None:
         assert (self.build is None) == (self.bounds is None) != (self.runs is None), self.name
@@ -165,6 +167,7 @@ class CaseResult:
     complete: bool = True
     contracts: set[str] = field(default_factory=set)
     never: tuple[str, ...] = ()
+    khz: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ class Cell:
     status: str
     case: str
     verdict: Verdict | None
+    khz: int = 0
 
 
 def is_thread(name: str) -> bool:
@@ -250,7 +254,7 @@ def _explored(
             verdict.status, verdict.why = UNDECIDED, f"in no order: {', '.join(never)}"
     return CaseResult(
         design, case.name, verdicts, checker.search.tally, checker.search.solver.count.programs, 0.0, complete,
-        checker.tell.contracts, never,
+        checker.tell.contracts, never, case.khz,
     )  # fmt: skip
 
 
@@ -287,7 +291,7 @@ def table(of: Thread, results: Sequence[CaseResult]) -> Mapping[str, Mapping[str
     for result in results:
         row = out.setdefault(result.design, {})
         for verdict in result.verdicts:
-            cell = Cell(verdict.status, result.case, verdict)
+            cell = Cell(verdict.status, result.case, verdict, result.khz)
             known = row.get(verdict.property)
             if known is None or _weight(cell) > _weight(known):
                 row[verdict.property] = cell
@@ -298,11 +302,13 @@ def table(of: Thread, results: Sequence[CaseResult]) -> Mapping[str, Mapping[str
 
 
 def _weight(cell: Cell) -> tuple[int, Fraction]:
-    """What decides a cell: the worse status, then the higher value above what is allowed."""
+    """What decides a cell: the worse status, then the higher value above what is allowed, in time where that can be."""
     verdict = cell.verdict
     assert verdict is not None
-    worst = verdict.bound if verdict.worst is None else Fraction(verdict.worst)
-    return (VACUOUS, HOLDS, UNDECIDED, VIOLATED).index(cell.status), (worst or Fraction(0)) - verdict.tolerance
+    worst = (verdict.bound if verdict.worst is None else Fraction(verdict.worst)) or Fraction(0)
+    in_time = cell.khz if verdict.unit in COUNTED else 0
+    above = (worst - verdict.tolerance) * Fraction(1_000_000, in_time or 1_000_000)
+    return (VACUOUS, HOLDS, UNDECIDED, VIOLATED).index(cell.status), above
 
 
 def exit_status(results: Sequence[CaseResult]) -> int:

@@ -130,18 +130,20 @@ def run(
     from guestclock.report import save
 
     save.check_paths(save_trace, figure)
-    from guestclock.checks.protocol import THREADS, is_thread
+    from guestclock.checks.protocol import is_thread, mistyped
     from guestclock.errors import UserError
     from guestclock.report.show import columns, show
     from guestclock.runs import run as run_scenario
     from guestclock.scenario import load
+    from guestclock.scenario.catalogue import names
 
     def remark(line: str) -> None:
         print(f"guestclock: {line}", file=sys.stderr)
 
     if is_thread(scenario):
         raise UserError(f"{scenario}: is asked, not run: guestclock check {scenario}")
-    loaded = load(scenario, also=THREADS)
+    mistyped(scenario, names())
+    loaded = load(scenario)
     with progress_line() as progress:
         traces = run_scenario(
             loaded, on=on or ["model"], kernels=kernel or [], seed=seed, progress=progress, remark=remark

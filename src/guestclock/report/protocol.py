@@ -21,6 +21,7 @@ from guestclock.errors import UserError
 from guestclock.report.check_table import Line, as_text, hanging
 from guestclock.report.check_words import SHOWN, STYLES, in_seconds, up
 from guestclock.report.numbers import clock_value, counted, duration, grouped
+from guestclock.vmm.clocks import COUNTED
 
 NOTHING = "-"
 """Of a cell: it was not asked, or no run gave anything to judge by."""
@@ -151,14 +152,16 @@ def cell(answer: Cell) -> str:
     if verdict is None or answer.status not in (VIOLATED, UNDECIDED, HOLDS):
         return NOTHING
     if answer.status == VIOLATED and verdict.worst is not None:
-        return _amount(verdict.worst, verdict)
+        return _amount(verdict.worst, verdict, answer.khz)
     if answer.status == HOLDS and verdict.why == LISTED:
         return "holds*"
     return SHOWN[answer.status].lower() if answer.status == UNDECIDED else "holds"
 
 
-def _amount(value: int, verdict: Verdict) -> str:
-    return in_seconds(value, "ns", 0) if verdict.unit == "ns" else counted(value, verdict.unit)
+def _amount(value: int, verdict: Verdict, khz: int) -> str:
+    """In seconds where that can be: of cycles if their rate is known."""
+    timed = verdict.unit == "ns" or (khz and verdict.unit in COUNTED)
+    return in_seconds(value, verdict.unit, khz) if timed else counted(value, verdict.unit)
 
 
 def _violations(
@@ -172,7 +175,7 @@ def _violations(
             if verdict.status not in (VIOLATED, UNDECIDED):
                 continue
             head = f"  {SHOWN[verdict.status]:<10}{verdict.property:<{left}}"
-            yield from hanging(head, f"{result.case}: {told(verdict)}", width, STYLES[verdict.status])
+            yield from hanging(head, f"{result.case}: {told(verdict, result.khz)}", width, STYLES[verdict.status])
             path = paths.get((result.design, result.case, verdict.property))
             if path is not None:
                 yield f"{'':<{12 + left}}guestclock replay {path}", "dim"
@@ -180,10 +183,10 @@ def _violations(
         yield "  nothing", "green"
 
 
-def told(verdict: Verdict) -> str:
+def told(verdict: Verdict, khz: int = 0) -> str:
     """A violated or undecided verdict's line."""
     if verdict.status == VIOLATED and verdict.worst is not None:
-        short = _amount(verdict.worst, verdict)
+        short = _amount(verdict.worst, verdict, khz)
         exact = counted(verdict.worst, verdict.unit)
         return f"{exact}{f' ({short})' if short != exact else ''} {verdict.sense}: {verdict.who}"
     if verdict.bound is not None and verdict.bound > verdict.tolerance:

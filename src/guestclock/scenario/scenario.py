@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,14 @@ class Scenario:
         return [(v.values, v.program) for v in self.variations]
 
 
-def load(name: str, also: Iterable[str] = ()) -> Scenario:
-    """A scenario by its built-in name ("threads/2023-masterclock") or its file's path. UserError says what is wrong.
-
-    also: names of what is no scenario, and may have been meant.
-    """
+def load(name: str) -> Scenario:
+    """A scenario by its built-in name ("threads/2023-masterclock") or its file's path. UserError says what is wrong."""
     text = catalogue.read(name)
     if text is None:
         path = Path(name)
         if not name or (path.suffix != ".toml" and not path.exists()):
             raise UserError(
-                f"scenario {name!r}: neither a file nor built in{did_you_mean(name, [*catalogue.names(), *also])}; "
+                f"scenario {name!r}: neither a file nor built in{did_you_mean(name, catalogue.names())}; "
                 "'guestclock list scenarios' shows the built-in ones"
             )
         try:

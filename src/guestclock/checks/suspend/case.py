@@ -36,7 +36,14 @@ class SuspendCase(Case):
 
 def case(name: str, about: str, setting: Setting, *must: str, only: tuple[str, ...] = ()) -> SuspendCase:
     return SuspendCase(
-        name=name, about=about, build=build(setting), bounds=setting.bounds, must=must, invariants=only, setting=setting
+        name=name,
+        about=about,
+        build=build(setting),
+        bounds=setting.bounds,
+        must=must,
+        invariants=only,
+        setting=setting,
+        khz=setting.guest_khz,
     )
 
 
