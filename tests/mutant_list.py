@@ -8,6 +8,10 @@ MODEL = ("tests/kvm/model/x86", "tests/kvm/model/test_patch.py")
 ARM64 = ("tests/kvm/model/arm64",)
 TIME = ("tests/linux", "tests/machine")
 FREEZE = ("tests/guest/test_freeze.py", "tests/checks/freeze")
+SUSPEND = (
+    "tests/guest/test_suspend_time.py", "tests/kvm/model/x86/test_suspend_time.py",
+    "tests/kvm/model/arm64/test_sleep_gate.py", "tests/checks/suspend",
+)  # fmt: skip
 ORDERS = ("tests/explore/test_search.py",)
 FORMS = (
     "tests/arith/test_affine.py", "tests/explore/test_search.py", "tests/explore/test_traps.py",
@@ -66,6 +70,10 @@ def arm64(name: str, file: str, old: str, new: str) -> Mutant:
 
 def freeze(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, file, old, new, FREEZE)
+
+
+def suspend(name: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, file, old, new, SUSPEND)
 
 
 def matching(name: str, old: str, new: str) -> Mutant:
@@ -303,6 +311,10 @@ MUTANTS = [
            "            if status == highspy.HighsModelStatus.kInfeasible and best is None:\n",
            "            if status != highspy.HighsModelStatus.kOptimal and best is None:\n"),
     engine("each-last-forgets-one", "leaf", "        for last in causes:\n", "        for last in causes[1:]:\n"),
+    engine("floors-of-unlike-divisors-are-alike", "judge", "of_x is None or of_y is None or not _divides(of_x[1], of_y[1])", "of_x is None or of_y is None"),
+    engine("finer-floors-are-not-scaled", "judge", "of_x[0] * (whole // of_x[1]) - of_y[0] * (whole // of_y[1])", "of_x[0] - of_y[0]"),
+    engine("shifts-in-shifts-lose-a-factor", "judge", "within + (argument - Form.of(inner)) * n, n * whole", "within + (argument - Form.of(inner)), n * whole"),
+    engine("an-onlooker-is-a-cause", "run", "        if event.number < len(self.events):\n            return  #", "        if False:\n            return  #"),
     # ---- the freeze protocol: the guest's part, and what is asked of its worlds
     freeze("frozen-at-the-stop-of-nobody", "guest/freeze.py", "        tk.forward_now(record.stop_cycles)\n", "        tk.forward_now(tk.cycle_last)\n"),
     freeze("abort-changes-the-counter", "guest/freeze.py", "    if record.status == MIGRATED:\n        tk.rebase", "    if record.status in (MIGRATED, SAME_HOST):\n        tk.rebase"),
@@ -315,6 +327,21 @@ MUTANTS = [
     freeze("generations-are-all-counted-once", "checks/freeze/restores.py", "numbers.count(number) > 1", "numbers.count(number) > 9"),
     freeze("reader-that-does-not-retry", "checks/freeze/clocks.py", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if line.seq == seq:\n", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if True:\n"),
 
+    # ---- suspend time: what was posted, what we would do, and what is asked of its worlds
+    suspend("whole-milliseconds-are-whole", "kvm/model/x86/suspend_time.py", "cycles = kvm.machine.cpu_khz(vcpu.on_cpu) * (more // NS_PER_MS)", "cycles = kvm.machine.cpu_khz(vcpu.on_cpu) * more // NS_PER_MS"),
+    suspend("post-clears-every-request", "kvm/model/x86/suspend_time.py", "                    if cls.total(vm) == vcpu.suspend_time_ns:\n", "                    if True:\n"),
+    suspend("a-cleared-msr-is-heeded", "kvm/model/x86/suspend_time.py", "        if not data & KVM_MSR_ENABLED:  # concrete: a flag\n            return True\n        told.msr = data\n", "        if not data & KVM_MSR_ENABLED:  # concrete: a flag\n            told.page = None\n            return True\n        told.msr = data\n"),
+    suspend("kvmclock-from-the-base-clock", "kvm/model/x86/suspend_corrected.py", "    if vm.use_master_clock:\n        return kvm.profile.guest_kvmclock", "    if False:\n        return kvm.profile.guest_kvmclock"),
+    suspend("compensated-twice", "kvm/model/x86/suspend_corrected.py", "            vcpu.tsc_offset_adjustment = 0\n", ""),
+    suspend("books-of-tsc-writes-stay", "kvm/model/x86/suspend_corrected.py", "                vm.cur_tsc_offset = u64(vm.cur_tsc_offset + back)\n", ""),
+    suspend("the-gate-opens-for-an-old-epoch", "kvm/model/x86/suspend_corrected.py", "        if told.gates != gates:\n            return False\n", ""),
+    suspend("lost-interrupts-stay-lost", "kvm/model/x86/suspend_corrected.py", "and not told.gate and not vcpu.suspend_irq:\n            interrupt(vcpu)\n", "and not told.gate and not vcpu.suspend_irq:\n            pass\n"),
+    suspend("gate-of-arm64-opens-at-once", "kvm/model/arm64/sleep_gate.py", "            told.over = told.gate\n", "            told.over, told.gate = told.gate, False\n"),
+    suspend("stop-of-arm64-is-the-notifier's", "kvm/model/arm64/sleep_gate.py", "        if told.gate:\n            cls._stopped(vcpu.vm)\n", "        if told.gate:\n            pass\n"),
+    suspend("tells-before-it-puts-back", "checks/suspend/vmm.py", "        await self.out()\n        stop = await self.stamp()\n        course.agreed", "        stop = await self.stamp()\n        await self.out()\n        course.agreed"),
+    suspend("takes-raw-for-boottime", "checks/suspend/detect.py", "hidden_ns = now.offs_boot_ns - shared.offs_boot_ns", "hidden_ns = now.raw_ns - was.raw_ns"),
+    suspend("injects-what-it-slept-itself", "guest/suspend_time.py", "        if page is None or guest.asleep or page.epoch == guest.epoch:\n", "        if page is None or page.epoch == guest.epoch:\n"),
+    suspend("every-epoch-is-a-new-one", "guest/suspend_time.py", "        if page is None or guest.asleep or page.epoch == guest.epoch:\n", "        if page is None or guest.asleep:\n"),
     # ---- recorded traces
     recorded("sandwiches-that-touch-are-in-order", "order", 'np.searchsorted(stairs.ends, starts, "left") - 1', 'np.searchsorted(stairs.ends, starts, "right") - 1'),
     recorded("last-reading-instead-of-the-greatest", "order", "greatest = np.maximum.accumulate(values)", "greatest = values"),

@@ -49,6 +49,10 @@ WIDER: Mapping[tuple[str, str], str] = {
 """(invariant, case) in which the trace's checker asks more by that number than the explorer."""
 
 
+BETWEEN = {("I6", "again"), ("I8", "again")}
+"""A guest that does not come in between two sleeps: its clocks run there, and that is no part of either stop."""
+
+
 def runs(of: Case, recorder: Any, count: int = RUNS) -> Iterator[Judgement]:
     ended = 0
     assert of.build is not None
@@ -80,12 +84,13 @@ def test_a_trace_of_a_design_that_keeps_everything_has_nothing_that_the_explorer
         asked = {question.name for question in about.asked(of)}
         for judged in runs(of, suspend_recorder):
             wrong = {label: said for label, said in flagged(judged).items() if label in asked or not of.invariants}
+            wrong = {label: said for label, said in wrong.items() if (label, of.name) not in BETWEEN}
             assert (not wrong) == ((design, of.name) not in EXCEPTED), (of.name, wrong)
 
 
 def test_a_vcpu_that_is_plugged_in_may_read_a_stale_boottime_until_one_that_is_told_runs() -> None:
     """What the second judge found: the interrupt goes to the vCPUs that were there, and the new one enters first."""
-    found = [flagged(judged) for judged in runs(thread(SUSPEND).case("gate", "plugged"), suspend_recorder, 12)]
+    found = [flagged(judged) for judged in runs(thread(SUSPEND).case("inhibitor", "plugged"), suspend_recorder, 60)]
     assert {label for one in found for label in one} == {"I13"}
 
 

@@ -239,3 +239,22 @@ def test_a_count_whose_shift_changes_does_not_run_backwards(shifts: tuple[int, i
 
     found = worst_of(build, Bounds(horizon=10**9, delay=10**6, section=1000), lambda seen: seen["back"])
     assert found.upper == 0
+
+
+@pytest.mark.parametrize(("one", "other", "most"), [(2, 4, 250), (2, 3, 167), (3, 2, 0), (4, 2, 0)])
+def test_floors_of_one_count_by_two_divisors_are_no_closer_than_they_are(one: int, other: int, most: int):
+    """t / 2 and t / 4 go apart as t grows: that one divisor is a part of the other says nothing of their difference."""
+
+    def build(world: World) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        async def reader() -> None:
+            t = world.read_ps()
+            seen["apart"] = t // one - t // other
+
+        world.spawn("reader", reader())
+        return seen
+
+    found = worst_of(build, Bounds(horizon=1000, delay=1000, section=7), lambda seen: seen["apart"])
+    assert found.upper is not None
+    assert most <= found.upper <= most + 1

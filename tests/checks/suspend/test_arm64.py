@@ -192,8 +192,7 @@ class FirstOffsetByCntvct(FirstOffsetNow):
     async def stamp(self) -> Any:
         stop = await super().stamp()
         value = await self.stage.execute(api.GetOneReg(0, 0, KVM_REG_ARM_TIMER_CNT))
-        self.stage.offset = stop.counter - value
-        return stop
+        return stop._replace(offset=stop.counter - value)
 
 
 class TellsNobody(Inhibitor):
@@ -244,7 +243,7 @@ class ReadsTheStopFirst(Gate):
     """Reads the instant of the stop before all its vCPUs are out: where the sleep was aborted, one may still be in."""
 
     async def out(self) -> None:
-        self.stop = self.stage.arch.stopped_at(self.stage.vm)
+        self.stop = self.stage.arch.stopped_at(self.stage)
         await super().out()
 
     async def stopped_at(self) -> Any:

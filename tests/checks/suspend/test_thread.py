@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from guestclock.checks.suspend.setting import Night, S, Setting
+from guestclock.checks.suspend.setting import KHZ, Night, S, Setting
 from guestclock.checks.suspend.thread import GATE, THREAD
+from guestclock.checks.suspend.vmm import Gate
+from guestclock.checks.suspend.world import VMMS
 from guestclock.checks.verdict import HOLDS, VACUOUS
 from guestclock.guest.suspend_time import GuestLinux, HandlerCorrected
 from guestclock.kvm.model.overlay import plain
@@ -17,7 +19,8 @@ from guestclock.kvm.model.x86.host import KvmHost
 from guestclock.kvm.model.x86.state import VcpuTime, VmTime
 from guestclock.kvm.model.x86.suspend_corrected import SuspendCorrected
 from guestclock.kvm.model.x86.suspend_time import SuspendPage
-from tests.checks.suspend.asking import asked, in_world, leaves, replayed, violated, wrong
+from guestclock.sim import cp
+from tests.checks.suspend.asking import asked, held, in_world, leaves, replayed, violated, wrong
 
 TICK_NS = 4_000_000
 
@@ -52,6 +55,7 @@ def test_v3_on_a_tsc_that_began_anew_goes_back_by_the_age_of_the_last_tick() -> 
         ("guest-asleep", "I21", 1),
         ("looked-at", "saved", 1_557_803_032_059),
         ("halted", "I9", 1),
+        ("reboot-deaf", "stray", 1),
     ],
 )
 def test_defects_of_v3_come_out_by_themselves(case_: str, property_: str, worst: int) -> None:
@@ -72,6 +76,48 @@ def test_the_corrected_design_keeps_everything(case_: str) -> None:
 def test_a_vmm_that_is_asked_before_the_sleep_keeps_everything_and_one_that_is_not_nothing() -> None:
     assert not wrong(asked("inhibitor", "sleep"))
     assert {"I6", "I10", "I24"} <= set(wrong(asked("inhibitor", "uninformed")))
+
+
+@pytest.mark.parametrize(
+    ("design", "case_"), [("corrected", "again"), ("inhibitor", "again"), ("gate", "again"), ("gate", "arm64-again")]
+)
+def test_a_sleep_that_follows_at_once_is_hidden_too(design: str, case_: str) -> None:
+    kept = {"I1", "I8", "I24"}
+    assert held(asked(design, case_, *kept)) == kept
+
+
+def test_v3_swallows_the_request_of_a_sleep_that_follows_at_once() -> None:
+    """The vCPU serves the first sleep's when the second's is planted already: one bit for both."""
+    found = wrong(asked("v3", "again", "I6", "I8", "I24"))
+    assert found == {
+        "I6": pytest.approx(130 * S, abs=60_000_000),
+        "I8": pytest.approx(130 * KHZ * 1000, rel=1e-3),
+        "I24": 1,
+    }
+
+
+class NumberBeforeTheEnd(Gate):
+    """Has the gate's number before the sleep is over: it may be that of the next one, which was not hidden yet."""
+
+    async def through(self, told: Any, stop: Any) -> bool:
+        number, sleeps = told.gates, len(self.stage.outcome.sleeps)
+        hidden_ns = await self.put_back(stop)
+        await cp("the VMM acknowledges", until=lambda: told.over and self.stage.machine.tasks_run())
+        if not self.stage.arch.acknowledged(self.stage.vm, number):
+            return False
+        self.tell(hidden_ns)
+        self.adjusted = sleeps
+        return True
+
+
+@pytest.mark.parametrize("kernel", [GATE, "linux-6.12-arm64+sleep-gate"])
+def test_a_gate_whose_number_is_had_too_early_opens_for_the_sleep_before(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VMMS, "broken", NumberBeforeTheEnd)
+    nights = tuple(Night(least_ns=s * S, most_ns=s * S, kind="s2idle") for s in (600, 130))
+    setting = Setting(kernel=kernel, handler=HandlerCorrected, vmm="broken", vcpus=1, nights=nights, again=True)
+    assert set(violated(in_world(setting, "I8", "I24", orders=600))) == {"I8", "I24"}
 
 
 def test_a_gate_keeps_everything_but_not_if_the_vmm_stamps_when_it_gets_to_it() -> None:

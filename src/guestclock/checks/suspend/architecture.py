@@ -146,7 +146,7 @@ class Architecture(ABC):
         """Every counter to where it was at the stamp; for how long it stood, ns."""
 
     @abstractmethod
-    def stopped_at(self, vm: Any) -> Any:
+    def stopped_at(self, stage: Any) -> Any:
         """The stamp that a gate in KVM has taken."""
 
     @abstractmethod

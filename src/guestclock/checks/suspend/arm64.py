@@ -53,12 +53,13 @@ class SleepingArm64(Sleeping, ExploredArm64Machine):
 
 
 class Stamp(NamedTuple):
-    """One instant: the host's counter (ticks) and its BOOTTIME (ns). value: the guest's CNTVCT, as KVM gave it, before
-    there was a call for an offset; else None.
+    """One instant: the host's counter (ticks) and its BOOTTIME (ns), and the VM's offset (ticks). value: the guest's
+    CNTVCT, as KVM gave it, before there was a call for an offset; else None.
     """
 
     counter: Any
     boot_ns: Any
+    offset: Any
     value: Any = None
 
 
@@ -156,23 +157,23 @@ class Arm64(Architecture):
     async def stamp(self, vmm: Any) -> Stamp:
         boot_ns, counter = await _now(vmm.stage.machine)
         if _by_offset(vmm.stage):
-            return Stamp(counter, boot_ns)
-        return Stamp(counter, boot_ns, await vmm.stage.execute(api.GetOneReg(0, 0, KVM_REG_ARM_TIMER_CNT)))
+            return Stamp(counter, boot_ns, vmm.stage.offset)
+        return Stamp(counter, boot_ns, 0, await vmm.stage.execute(api.GetOneReg(0, 0, KVM_REG_ARM_TIMER_CNT)))
 
     async def put_back(self, vmm: Any, stop: Stamp) -> Any:
         """One offset for both counters of all vCPUs; before 6.4 CNTVCT's value, which counts from when KVM has it."""
         stage = vmm.stage
         boot_ns, counter = await _now(stage.machine)
         if stop.value is None:
-            stage.offset = u64(stage.offset + counter - stop.counter)
+            stage.offset = u64(stop.offset + counter - stop.counter)
             await stage.execute(api.SetCounterOffset(0, stage.offset))
         else:
             await stage.execute(api.SetOneReg(0, 0, KVM_REG_ARM_TIMER_CNT, stop.value))
         return boot_ns - stop.boot_ns
 
-    def stopped_at(self, vm: VmTime) -> Stamp:
-        told: VmSleep = vm.suspend
-        return Stamp(told.stop_counter, told.stop_base_ns)
+    def stopped_at(self, stage: Any) -> Stamp:
+        told: VmSleep = stage.vm.suspend
+        return Stamp(told.stop_counter, told.stop_base_ns, stage.offset)
 
     def acknowledged(self, vm: VmTime, gates: int) -> bool:
         return SleepGate.acknowledged(vm, gates)

@@ -99,6 +99,8 @@ def _of_a_vmm(vmm: str) -> list[Case]:
     return [
         asked("arm64-nested-twice", "... two sleeps, and it comes back in between", nested.but(nights=TWICE), SLEPT,
              INJECTED, L2_RAN, L2_AGAIN),
+        asked("arm64-again", "two sleeps, the second at once", one.but(nights=TWICE, again=True), SLEPT, ADJUSTED,
+             only=COUNTERS),
         asked("arm64-raw", "no Linux: it reads its counters, and takes no interrupt", one.but(handler=NoHandler), SLEPT,
              ADJUSTED, only=COUNTERS),
         asked("arm64-guest-asleep", "the guest was itself suspended", asleep, SLEPT, ITSELF, ADJUSTED),

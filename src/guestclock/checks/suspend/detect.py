@@ -111,8 +111,8 @@ class Detect(StoppingVmm):
             look = self.look()
             if shared.known and look.offs_boot_ns != shared.offs_boot_ns:
                 await self.after_a_sleep(i)
-            else:
-                shared.known, shared.look, shared.offs_boot_ns = True, look, look.offs_boot_ns
+                continue  # another sleep may have come meanwhile: it looks again
+            shared.known, shared.look, shared.offs_boot_ns = True, look, look.offs_boot_ns
             own.going = True
             # Here it may be frozen: no call of KVM's says "enter, unless the host has slept since".
             await cp("KVM_RUN", until=tasks_run)

@@ -54,19 +54,19 @@ class Setting:
     vcpus: at the start. hotplug: one more is plugged in: "after" the first sleep, or "around" it, as soon as KVM has
     heard of it. registers: the guest asks to be told at "boot", or "late", after the first sleep. halted: vCPUs that
     have nothing to do. apic_off: vCPUs whose local APIC is off until the sleep is over. uninformed: the host sleeps
-    without asking anybody (echo mem > /sys/power/state).
-    reboots: after the first sleep the guest's kernel is another one, which registers if `reboot_registers`.
-    guest_asleep: the guest has suspended itself before the host does, and wakes after it. moved: after the first sleep
-    the VM goes to another host by MSRs and memory. paused: this vCPU is started only after all sleeps. looks: the VMM
-    reads the vCPUs' clocks after the sleep. twice: the interrupt comes twice. ignores: the guest never takes it. anew:
-    after the sleep another vCPU gives KVM another record, and takes the old one's memory back. exits: vCPU 0 leaves for
-    the VMM as soon as KVM has heard of the sleep ("detect"). interrupted: an interrupt of the host's throws the vCPUs
-    out as soon as KVM has heard of it. hides: the VMM asks KVM to hide the sleep, whatever its guest is
-    (+suspend-corrected). mono_is_boot: the guest's MONOTONIC is its BOOTTIME. reads: the counters that the guest reads;
-    empty: all it has. nested: the guest is a hypervisor, whose own guest runs when the host goes down. vhe, ecv: of an
-    arm64 host. rate_khz: of the host's counter, 0: the usual one. khz: the guest's, 0: the host's; scaling: how that is
-    made, "svm" or "vmx". page: the guest has kvmclock pages although it counts by its TSC. delay_ns: of the handler,
-    beyond interrupts that are off.
+    without asking anybody (echo mem > /sys/power/state). again: a sleep follows on the one before at once. reboots:
+    after the first sleep the guest's kernel is another one, which registers if `reboot_registers`. guest_asleep: the
+    guest has suspended itself before the host does, and wakes after it. moved: after the first sleep the VM goes to
+    another host by MSRs and memory. paused: this vCPU is started only after all sleeps. looks: the VMM reads the vCPUs'
+    clocks after the sleep. twice: the interrupt comes twice. ignores: the guest never takes it. anew: after the sleep
+    another vCPU gives KVM another record, and takes the old one's memory back. exits: vCPU 0 leaves for the VMM as soon
+    as KVM has heard of the sleep ("detect"). interrupted: an interrupt of the host's throws the vCPUs out as soon as
+    KVM has heard of it. hides: the VMM asks KVM to hide the sleep, whatever its guest is (+suspend-corrected).
+    mono_is_boot: the guest's MONOTONIC is its BOOTTIME. reads: the counters that the guest reads; empty: all it has.
+    nested: the guest is a hypervisor, whose own guest runs when the host goes down. vhe, ecv: of an arm64 host.
+    rate_khz: of the host's counter, 0: the usual one. khz: the guest's, 0: the host's; scaling: how that is made, "svm"
+    or "vmx". page: the guest has kvmclock pages although it counts by its TSC. delay_ns: of the handler, beyond
+    interrupts that are off.
     """
 
     kernel: str = "linux-6.12"
@@ -80,6 +80,7 @@ class Setting:
     halted: tuple[int, ...] = ()
     apic_off: tuple[int, ...] = ()
     uninformed: bool = False
+    again: bool = False
     reboots: bool = False
     reboot_registers: bool = True
     guest_asleep: bool = False

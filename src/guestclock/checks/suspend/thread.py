@@ -79,6 +79,11 @@ def cases(kernel: str, handler: type[NoHandler], vmm: str = "", **more: Any) -> 
                      only=("I1", "I11", "I12")),
                 case("twice-told", "the interrupt comes twice", one.but(twice=True), *told),
             ]  # fmt: skip
+        if vmm != "detect":  # its threads are in its race then: `window` asks about that
+            found += [
+                case("again", "two sleeps, the second at once", one.but(nights=NIGHTS, again=True), *told,
+                     only=("I1", "I6", "I8", "I24")),
+            ]  # fmt: skip
         if injects:
             found += [
                 case("slower", "the guest's TSC is scaled by 0.8", one.but(khz=SLOWER, scaling="svm"), *told),

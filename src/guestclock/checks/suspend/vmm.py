@@ -124,16 +124,19 @@ class Gate(StoppingVmm):
             if not told.over:
                 return
             await self.out()
+            stop = await self.stopped_at()
             # Another sleep may come while it works: then the epoch it acknowledges is old, and it begins again.
-            while not await self.through(told):
+            while not await self.through(told, stop):
                 pass
             await self.start_all()
             stage.outcome.reached.add("the VMM adjusted")
 
-    async def through(self, told: Any) -> bool:
+    async def through(self, told: Any, stop: Any) -> bool:
+        """The number of the gate is had when the sleep is over: what was read before may have the next one to come."""
+        await cp("the gate may be opened", until=lambda: told.over and self.stage.machine.tasks_run())
         seq, sleeps = told.gates, len(self.stage.outcome.sleeps)
-        hidden_ns = await self.put_back(await self.stopped_at())
-        await cp("the VMM acknowledges", until=lambda: told.over and self.stage.machine.tasks_run())
+        hidden_ns = await self.put_back(stop)
+        await cp("the VMM acknowledges", until=self.stage.machine.tasks_run)
         if not self.stage.arch.acknowledged(self.stage.vm, seq):
             return False
         self.tell(hidden_ns)
@@ -141,7 +144,7 @@ class Gate(StoppingVmm):
         return True
 
     async def stopped_at(self) -> Any:
-        return self.stage.arch.stopped_at(self.stage.vm)
+        return self.stage.arch.stopped_at(self.stage)
 
 
 class GateLateStamp(Gate):

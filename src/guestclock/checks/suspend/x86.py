@@ -174,9 +174,9 @@ class X86(Architecture):
         await execute(api.SetClock(0, stop.clock_ns, KVM_CLOCK_REALTIME, realtime_ns))
         return boot_ns - stop.boot_ns
 
-    def stopped_at(self, vm: VmTime) -> Stamp:
-        told: VmSuspend = vm.suspend
-        offsets = tuple(vcpu.suspend_stop_offset for vcpu in vm.vcpus)
+    def stopped_at(self, stage: Any) -> Stamp:
+        told: VmSuspend = stage.vm.suspend
+        offsets = tuple(vcpu.suspend_stop_offset for vcpu in stage.vm.vcpus)
         return Stamp(told.stop_tsc, told.stop_base_ns, told.stop_clock_ns, offsets)
 
     def acknowledged(self, vm: VmTime, gates: int) -> bool:

@@ -125,8 +125,8 @@ class SleepGate(NotHeld):
     def acknowledged(cls, vm: VmTime, gates: int) -> bool:
         """The VMM's ioctl: it has adjusted for the gate that it saw. False (EAGAIN): another sleep has come since."""
         told: VmSleep = vm.suspend
-        assert told.over, "a gate opened before the sleep was over"
         if told.gates != gates:
             return False
+        assert told.over, "a gate opened before the sleep was over"
         told.gate = told.over = False
         return True

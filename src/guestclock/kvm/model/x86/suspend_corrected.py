@@ -244,9 +244,9 @@ class SuspendGate(_Gated):
     def acknowledged(cls, vm: VmTime, gates: int) -> bool:
         """The VMM's ioctl: it has adjusted for the gate that it saw. False (EAGAIN): another sleep has come since."""
         told: VmSuspend = vm.suspend
-        assert told.over, "a gate opened before the sleep was over"
         if told.gates != gates:
             return False
+        assert told.over, "a gate opened before the sleep was over"
         told.epoch = told.epoch + 1
         for vcpu in vm.vcpus:
             vcpu.suspend_epoch = told.epoch
