@@ -78,17 +78,20 @@ def test_a_vmm_that_is_asked_before_the_sleep_keeps_everything_and_one_that_is_n
     assert {"I6", "I10", "I24"} <= set(wrong(asked("inhibitor", "uninformed")))
 
 
-@pytest.mark.parametrize(
-    ("design", "case_"), [("corrected", "again"), ("inhibitor", "again"), ("gate", "again"), ("gate", "arm64-again")]
-)
-def test_a_sleep_that_follows_at_once_is_hidden_too(design: str, case_: str) -> None:
-    kept = {"I1", "I8", "I24"}
-    assert held(asked(design, case_, *kept)) == kept
+@pytest.mark.parametrize("design", ["corrected", "inhibitor"])
+def test_a_sleep_that_follows_at_once_is_hidden_too(design: str) -> None:
+    assert held(asked(design, "again", "I1", "I6", "I8", "I24")) == {"I1", "I6", "I8", "I24"}
+
+
+@pytest.mark.parametrize("case_", ["again", "arm64-again"])
+def test_a_gate_hides_it_too(case_: str) -> None:
+    """All orders are for a whole run of the thread: these are those in which the second sleep meets the VMM at work."""
+    assert not violated(asked("gate", case_, "I1", "I8", "I24", orders=160))
 
 
 def test_v3_swallows_the_request_of_a_sleep_that_follows_at_once() -> None:
     """The vCPU serves the first sleep's when the second's is planted already: one bit for both."""
-    found = wrong(asked("v3", "again", "I6", "I8", "I24"))
+    found = violated(asked("v3", "again", "I6", "I8", "I24", orders=30))
     assert found == {
         "I6": pytest.approx(130 * S, abs=60_000_000),
         "I8": pytest.approx(130 * KHZ * 1000, rel=1e-3),
@@ -117,7 +120,7 @@ def test_a_gate_whose_number_is_had_too_early_opens_for_the_sleep_before(
     monkeypatch.setitem(VMMS, "broken", NumberBeforeTheEnd)
     nights = tuple(Night(least_ns=s * S, most_ns=s * S, kind="s2idle") for s in (600, 130))
     setting = Setting(kernel=kernel, handler=HandlerCorrected, vmm="broken", vcpus=1, nights=nights, again=True)
-    assert set(violated(in_world(setting, "I8", "I24", orders=600))) == {"I8", "I24"}
+    assert set(violated(in_world(setting, "I8", "I24", orders=40))) == {"I8", "I24"}
 
 
 def test_a_gate_keeps_everything_but_not_if_the_vmm_stamps_when_it_gets_to_it() -> None:
