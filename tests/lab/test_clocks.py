@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from guestclock.errors import UserError
@@ -44,8 +46,16 @@ def test_a_real_kernels_clocks_are_predicted_reading_by_reading(kernel, arch, cl
     lab = Lab(kernel, arch=arch.name, extra_cmdline="nohz=off", tsc_khz=real_hour.TSC_KHZ)
     steps = real_hour.steps(SECONDS, CHANGES, every_s=2, leap=range(0))
     lines = lab.run({"program": "clocks", "steps": steps})
-    host = real_hour.Kernel(lines, clock)
-    judged = real_hour.judge(lines, host)
+    # 6.1.176, which a mirror may still have, does what 6.1.192 does not; between them nobody has looked.
+    patch = release(lab)
+    for forgets in (
+        [patch < (6, 1, 192)] if patch[:2] != (6, 1) or not (6, 1, 176) < patch < (6, 1, 192) else [False, True]
+    ):
+        host = real_hour.Kernel(lines, clock)
+        host.tk.forgets_leftover = forgets
+        judged = real_hour.judge(lines, host)
+        if not judged.outside():
+            break
     assert judged.outside() == []
     assert judged.answers == []
     assert len(judged.readings) > 500
@@ -53,8 +63,17 @@ def test_a_real_kernels_clocks_are_predicted_reading_by_reading(kernel, arch, cl
     assert host.tk.tai_offset == 38, "37, and the leap second"
     # Control: the same readings by a model whose first frequency is 1 ppm less.
     first = next(line for line in lines if line.get("adjtimex", {}).get("freq"))
+    other = real_hour.Kernel(lines, clock)
+    other.tk.forgets_leftover = not forgets
+    assert real_hour.judge(lines, other).outside(), "the two kinds of kernel are told apart"
     first["adjtimex"]["freq"] -= 1 << 16
     assert real_hour.judge(lines, real_hour.Kernel(lines, clock)).outside()
+
+
+def release(lab: Lab) -> tuple[int, ...]:
+    """(6, 1, 176), by what the kernel says of itself."""
+    [told] = [line["version"] for line in lab.run({"program": "probe"}) if line.get("fact") == "uname"]
+    return tuple(map(int, re.search(r"Debian (\d+)\.(\d+)\.(\d+)", told).groups()))
 
 
 def test_a_step_that_the_program_does_not_know():

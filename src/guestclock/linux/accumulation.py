@@ -42,6 +42,9 @@ class Accumulation(State):
     ntp_error = s64("NTP's time - MONOTONIC, ns << 32; positive: MONOTONIC is behind")
     ntp_err_mult = u32("1 while mono_mult is one more than the tick length says, to catch up")
     skip_second_overflow = flag("an adjustment took back a second that NTP has been told of")
+    forgets_leftover = flag(
+        "ntp_error is not told what an adjustment takes back (Linux 6.1.176; not 6.1.192, 6.12.117)"
+    )
     wraps = flag("products of cycles and mult wrap at 64 bits, as before 6.10 (fcf190c36914); ticks' do not")
     suspended = flag("timekeeping_suspended")
 
@@ -210,7 +213,8 @@ class Accumulation(State):
             return False
         before = self.xtime_sec
         self.mono_snsec -= offset * step
-        self.ntp_error = as_s64(self.ntp_error + (offset * step << self._error_shift))
+        if not self.forgets_leftover:
+            self.ntp_error = as_s64(self.ntp_error + (offset * step << self._error_shift))
         if self.xtime_sec < before:
             self.skip_second_overflow = True
         return self._seconds_begin(before)
