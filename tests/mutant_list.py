@@ -295,7 +295,7 @@ MUTANTS = [
     # ---- the explorer: whole numbers and certificates
     engine("floor-interval-rounded-up", "judge", "        self.name_floor(name, argument, whole, (lo // whole, hi // whole))",
            "        self.name_floor(name, argument, whole, (-(-lo // whole), hi // whole))"),
-    engine("floor-difference-too-narrow", "judge", "return lo // of_x[1], -(-hi // of_x[1])", "return lo // of_x[1], hi // of_x[1]"),
+    engine("floor-difference-too-narrow", "judge", "return lo // whole, -(-hi // whole)", "return lo // whole, hi // whole"),
     engine("facts-of-the-other-sign", "judge", "        if g < 0:\n            lo, hi = hi, lo\n        least =", "        least ="),
     engine("less-than-is-at-most", "judge", "self._fork([(True, (whole,)), (False, (1 - whole,))])", "self._fork([(True, (whole,)), (False, (2 - whole,))])"),
     engine("wrap-forgets-the-last-turn", "judge", "max(first, last) + 1), key=abs)", "max(first, last)) or (first,), key=abs)"),
