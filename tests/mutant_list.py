@@ -323,7 +323,7 @@ MUTANTS = [
     freeze("frequency-of-the-old-crystal", "guest/freeze.py", "            tk.ntp.time_freq = 0  #", "            tk.ntp.time_freq = tk.ntp.time_freq  #"),
     freeze("two-hosts-are-not-counted", "checks/freeze/faults.py", "            self.outcome.split += 1\n", "            pass\n"),
     freeze("loads-what-was-never-sent", "checks/freeze/fault_states.py", "self.content, self.rate, self.armed, self.timer_rate = of.content,", "self.content, self.rate, self.armed, self.timer_rate = 0,"),
-    freeze("nobody-is-ever-fenced-here", "checks/freeze/mishaps.py", "        here.alive = here.runs0 = here.runs1 = False\n    b.took_over", "        pass\n    b.took_over"),
+    freeze("nobody-is-ever-fenced-here", "checks/freeze/mishaps.py", "        here.alive = here.runs0 = here.runs1 = False\n    await cp(\"lets the target", "        pass\n    await cp(\"lets the target"),
     freeze("generations-are-all-counted-once", "checks/freeze/restores.py", "numbers.count(number) > 1", "numbers.count(number) > 9"),
     freeze("reader-that-does-not-retry", "checks/freeze/clocks.py", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if line.seq == seq:\n", "            await cp(f\"{kind} returns\", until=lambda: vm.runs1)\n            if True:\n"),
 

@@ -7,6 +7,7 @@ import pytest
 from guestclock.errors import UserError
 from guestclock.lab.inside_race import ELSEWHERE, IN_KVM_RUN, WINDOW, nights_of
 from guestclock.lab.race import Raced, race, raced
+from guestclock.lab.tools import LabError
 from guestclock.report.race import keeps
 
 SLEPT, MUCH = 10_000, 5_000
@@ -55,7 +56,8 @@ def test_a_guest_that_ran_too_early_is_no_success() -> None:
     one = raced("asked", lines)
     assert one.nights[0].back_ns == {"tsc": 5}
     assert not keeps([one])
-    assert keeps([Raced("told", one.nights, 3, 100, 8)]), "who is told afterwards has promised nothing"
+    assert keeps([Raced("told", one.nights, 3, 100, 8)]) is None, "who is told afterwards has promised nothing"
+    assert keeps([Raced("asked", [], 3, 100, 8)]) is True
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,13 @@ def test_a_guest_that_ran_too_early_is_no_success() -> None:
 def test_nonsense_is_told_before_anything_boots(more: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
         race("6.12", **{"arch": "x86", "sleeps": 1, "away_ns": 10**9, **more})
+
+
+def test_sleeps_that_nobody_could_have_seen_are_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [{"rates": {"counter_hz": 10**9}}, {"rounds": {"count": 3, "round_ns": 100, "window_ns": 8}}]
+    monkeypatch.setattr("guestclock.lab.race.Lab.run_many", lambda self, asked, timeout_s: [lines for _ in asked])
+    with pytest.raises(LabError, match="asked: 0 of 4 sleeps were long enough to be told"):
+        race("6.12", arch="x86", sleeps=4, away_ns=10**9)
 
 
 @pytest.mark.lab

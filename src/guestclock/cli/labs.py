@@ -9,7 +9,7 @@ import typer
 
 from guestclock.cli.terminal import console, progress_line
 
-DIFFERENT_STATUS = 1
+DIFFERENT_STATUS, UNDECIDED_STATUS = 1, 3
 
 lab_app = typer.Typer(
     help="Real kernels under QEMU: set up, compare with the model and with check.", rich_markup_mode=None
@@ -330,7 +330,7 @@ def race(
 
     Three VMMs take the sleep out of their guest's clocks: one is asked before, one looks before each KVM_RUN, one is
     told afterwards. Where a thread is held is for the kernel's own freezer to say. Exits 0 where the guest of the one
-    that is asked never ran before its clocks were right, 1 where it did, 2 for bad input.
+    that is asked never ran before its clocks were right, 1 where it did, 2 for bad input, 3 where nothing was demanded.
     """
     import sys
 
@@ -354,4 +354,4 @@ def race(
         report.write(f"lab:{where}", away_ns, raced, sys.stdout)
     else:
         report.page(console(), f"lab:{where}", away_ns, raced)
-    raise typer.Exit(0 if report.keeps(raced) else DIFFERENT_STATUS)
+    raise typer.Exit({True: 0, False: DIFFERENT_STATUS, None: UNDECIDED_STATUS}[report.keeps(raced)])

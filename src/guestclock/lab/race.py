@@ -12,6 +12,7 @@ from typing import Any
 from guestclock.errors import UserError
 from guestclock.lab.boot import Lab
 from guestclock.lab.inside_race import VMMS, WINDOW
+from guestclock.lab.tools import LabError
 
 TSC_KHZ = 1_000_000
 """x86: what its TSC counts in virtual time; so a second that its RTC counts is a second of its kernel's."""
@@ -58,7 +59,10 @@ def race(
     away_ns: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Raced]:
-    """Each VMM in a lab of its own, whose host sleeps so often and so long. Raises UserError for bad input."""
+    """Each VMM in a lab of its own, whose host sleeps so often and so long.
+
+    Raises UserError for bad input, LabError where a sleep was too short to be told from being awake.
+    """
     for vmm in vmms:
         if vmm not in VMMS:
             raise UserError(f"--vmm {vmm!r}: expected {', '.join(sorted(VMMS))}")
@@ -72,7 +76,13 @@ def race(
     progress(f"lab:{kernel}: its host sleeps {sleeps} times, with {len(vmms)} VMMs")
     asked = [{"program": "race", "vmm": vmm, "nights": sleeps, "away_ns": away_ns, "sleeps": True} for vmm in vmms]
     ran = lab.run_many(asked, timeout_s=TIMEOUT_S)
-    return [raced(vmm, lines) for vmm, lines in zip(vmms, ran, strict=True)]
+    done = [raced(vmm, lines) for vmm, lines in zip(vmms, ran, strict=True)]
+    for one in done:
+        if len(one.nights) != sleeps:  # or nobody would have seen a sleep that nobody could
+            raise LabError(
+                f"lab: {one.vmm}: {len(one.nights)} of {sleeps} sleeps were long enough to be told: --away more"
+            )
+    return done
 
 
 def raced(vmm: str, lines: Sequence[dict[str, Any]]) -> Raced:

@@ -33,14 +33,16 @@ READ = (
 )
 
 
-def keeps(raced: Sequence[Raced]) -> bool:
-    """Whether the VMM that was asked has put its guest's clocks right before the guest ran, each time."""
-    return not any(one.hits for one in raced if one.vmm == "asked")
+def keeps(raced: Sequence[Raced]) -> bool | None:
+    """Whether the VMM that is asked has put its guest's clocks right before the guest ran, each time; None: it was not
+    among them, and of the others nothing is demanded.
+    """
+    hits = [len(one.hits) for one in raced if one.vmm == "asked"]
+    return not any(hits) if hits else None
 
 
 def page(console: Console, where: str, away_ns: int, raced: Sequence[Raced]) -> None:
-    asked = next((one for one in raced if one.vmm == "asked"), None)
-    if asked is not None:
+    if keeps(raced) is not None:
         verdict = ("HOLDS  ", "bold green") if keeps(raced) else ("VIOLATED  ", "bold red")
         console.print(Text.assemble(verdict, ("a guest whose VMM is asked sees no sleep", "bold")), soft_wrap=True)
     console.print(f"{where}: its host sleeps for {duration(away_ns)}, {counted(len(raced[0].nights), 'times')} each")

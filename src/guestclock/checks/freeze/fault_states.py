@@ -96,7 +96,6 @@ class Between(State):
     hung = flag("V0 does nothing any more")
     nmi_needed = flag("an NMI must be delivered")
     promoted = flag("message: management to target, run it without the token")
-    took_over = flag("management has switched the source off")
     generation = integer("of the VM: another where it was started from a copy")
 
 

@@ -66,7 +66,6 @@ async def management(outcome: Outcome) -> None:
         return
     if protocol.fences:
         here.alive = here.runs0 = here.runs1 = False
-    b.took_over = True
     await cp("lets the target run it")
     if there.alive:
         b.generation += 1

@@ -26,7 +26,6 @@ class Course(State):
     nights = integer("... and all that came with them")
     moving = flag("the VM is to be moved")
     moved = flag("... and was")
-    quiet = flag("nothing more will come")
 
 
 class StoppingVmm:

@@ -89,7 +89,6 @@ class Stage:
             await cp("tasks run again", until=lambda: course.slept >= 1 and self.machine.tasks_run())
             await self.arch.look(self)
         await cp("the last night is over", until=lambda: course.nights == len(setting.nights))
-        course.quiet = True
         self.outcome.finished = True
 
     async def boot(self) -> None:
